@@ -1,0 +1,50 @@
+/*
+ * A weight matrix W [n, k] in whatever form its file holds it, row-major, usually a view into a
+ * read-only mapping at any alignment. One struct for all types, so that an operation needs one
+ * row decoder per type and no knowledge of file dialects:
+ *
+ *     W[i][j] = decode(data)[i][j] * block_scale(i, j) * scale
+ *
+ * F32, F16, BF16 and F8 rows hold k elements of their dtype.
+ */
+#ifndef NB_KERNELS_WEIGHT_H
+#define NB_KERNELS_WEIGHT_H
+
+#include "kernels/base/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How the scales beside the elements are laid out. */
+typedef enum nb_scale_kind {
+    NB_SCALE_NONE,     /* `scale` only */
+    NB_SCALE_ROW,      /* F32 scales[n] */
+    NB_SCALE_BLOCK128, /* F32 scales[ceil(n/128)][ceil(k/128)] */
+} nb_scale_kind;
+
+typedef struct nb_weight {
+    const void *data; /* NULL means "no weight" */
+    nb_dtype dtype;   /* F32, F16, BF16, F8_E4M3 or F8_E5M2 */
+    int64_t n, k;     /* rows (outputs), columns (inputs) */
+    nb_scale_kind scale_kind;
+    const void *scales; /* as scale_kind says, NULL for NONE */
+    float scale;        /* of the whole matrix; 1 where the file has none */
+    const struct nb_device *device;
+} nb_weight;
+
+/* Rows start ... start+count of a weight: no copy. For NB_SCALE_BLOCK128 `start` must be a
+ * multiple of 128. */
+nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count);
+
+/* Bytes of one row of elements. */
+int64_t nb_weight_row_bytes(const nb_weight *w);
+
+/* Elements k0 ... k0+count of row `row`, exactly expanded to F32: the specification of every
+ * faster decoder. */
+void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count, float *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
