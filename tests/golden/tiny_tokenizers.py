@@ -4,6 +4,7 @@ They are trained here on a few sentences, so nothing of the real vocabularies is
 written to have the real files' form: vocab.json + merges.txt (or tokenizer.json) for CLIP, tokenizer.json (or
 spiece.model) for T5.  Used by make_flux.py and make_tokenizer.py; versions are pinned in make_flux.py.
 """
+import collections
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import tempfile
 
 import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2 as sp_pb2
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SUBJECTS = "cat dog house red circle blue square green triangle lighthouse astronaut horse café naïve robot".split()
 PLACES = "on a hill, in the rain, under the moon, beside a river, at sunset, inside a box, on Mars".split(", ")
@@ -33,17 +34,39 @@ def byte_alphabet():
     return [chr(b) for b in own] + [chr(256 + i) for i in range(256 - len(own))]
 
 
+def clip_merges(n):
+    """BPE by hand: the tokenizers library breaks ties by a hash order that differs from run to run."""
+    stand_in = byte_alphabet()
+    of_byte = dict(zip(list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256)), stand_in))
+    of_byte.update(zip([b for b in range(256) if b not in of_byte], stand_in[len(of_byte):]))
+    split = pre_tokenizers.Split(Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True)
+    count = collections.Counter(w for line in corpus() for w, _ in split.pre_tokenize_str(line.lower()))
+    words = {tuple(of_byte[b] for b in w.encode()[:-1]) + (of_byte[w.encode()[-1]] + "</w>",): c for w, c in count.items()}
+    merges = []
+    for _ in range(n):
+        pairs = collections.Counter()
+        for w, c in words.items():
+            for pair in zip(w, w[1:]):
+                pairs[pair] += c
+        a, b = min(pairs, key=lambda p: (-pairs[p], p))
+        merges.append((a, b))
+        words = {merged(w, a, b): c for w, c in words.items()}
+    return merges
+
+
+def merged(word, a, b):
+    out = []
+    for symbol in word:
+        if out and out[-1] == a and symbol == b:
+            out[-1] = a + b
+        else:
+            out.append(symbol)
+    return tuple(out)
+
+
 def clip_bpe(n_merges=160, specials_first=False):
     """-> (vocab, merges): CLIP's order of ids unless specials_first puts the two special tokens at 0 and 1."""
-    tok = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tok.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tok.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tok.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=4096, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>", show_progress=False))
-    merges = [tuple(m) for m in json.loads(tok.to_str())["model"]["merges"]][:n_merges]
+    merges = clip_merges(n_merges)
     special = ["<|startoftext|>", "<|endoftext|>"]
     order = byte_alphabet() + [c + "</w>" for c in byte_alphabet()] + [a + b for a, b in merges]
     order = special + order if specials_first else order + special
