@@ -55,16 +55,20 @@ def vae(levels, **more):
                 **{"block_out_channels": VAE["block_out_channels"][:levels], **more})
 
 
-# name -> its own parts; a part that is missing here is linked from `base`.  dtype: of what is written.
+HEAD128 = dict(TRANSFORMER, num_attention_heads=1, attention_head_dim=128, num_layers=1, num_single_layers=1,
+               joint_attention_dim=32, pooled_projection_dim=24, axes_dims_rope=(16, 56, 56))
+SCHNELL = dict(TRANSFORMER, num_attention_heads=2, attention_head_dim=20, guidance_embeds=False, joint_attention_dim=32,
+               pooled_projection_dim=24, axes_dims_rope=(8, 4, 8))
+
+# name -> its own parts; a part that is missing here is linked from `base`.
 MODELS = {
     "dev": dict(seed=1, dtype=F32, transformer=TRANSFORMER, t5=T5, clip=CLIP, vae=vae(4), scheduler=DYNAMIC,
                 tokenizer={}, tokenizer_2={}),
-    "schnell": dict(seed=2, dtype=BF16, scheduler=STATIC, vae=vae(4, layers_per_block=2), tokenizer={},
+    # quiet: first activations so small that the epsilons of the norms are seen.
+    "schnell": dict(seed=2, dtype=BF16, quiet=0.03, scheduler=STATIC, vae=vae(4, layers_per_block=2), tokenizer={},
                     tokenizer_2=dict(full_charsmap=True), clip=dict(CLIP, hidden_size=24, num_attention_heads=3),
                     t5=dict(T5, d_model=32, num_heads=4, d_kv=8, relative_attention_num_buckets=32,
-                            relative_attention_max_distance=128),
-                    transformer=dict(TRANSFORMER, num_attention_heads=2, attention_head_dim=20, guidance_embeds=False,
-                                     joint_attention_dim=32, pooled_projection_dim=24, axes_dims_rope=(8, 4, 8))),
+                            relative_attention_max_distance=128), transformer=SCHNELL),
     "sharded": dict(seed=3, dtype=BF16, shard={"transformer": "150KB", "text_encoder_2": "16KB"}, scheduler=DYNAMIC,
                     vae=vae(3, mid_block_add_attention=False, norm_num_groups=2, scaling_factor=0.72, shift_factor=-0.21),
                     tokenizer=dict(as_json=True), tokenizer_2=dict(spiece_only=True), t5_embed="encoder.embed_tokens.weight",
@@ -72,26 +76,90 @@ MODELS = {
                     t5=dict(T5, d_model=24, num_heads=2, d_kv=10),
                     transformer=dict(TRANSFORMER, num_attention_heads=4, attention_head_dim=12, joint_attention_dim=24,
                                      pooled_projection_dim=20, axes_dims_rope=(2, 4, 6))),
+    # F16 transformer and T5, BF16 CLIP, F32 VAE: each part has its own dtype, and T5's decides the noise.
+    "f16": dict(seed=4, dtype=F16, dtypes={"clip": BF16, "vae": F32}, base="dev", scheduler=dict(STATIC, shift=3.0),
+                t5=dict(T5, num_heads=5, d_kv=6, num_layers=3, layer_norm_epsilon=1e-5), vae=vae(2, layers_per_block=1),
+                clip=dict(CLIP, num_attention_heads=4, hidden_act="gelu", eos_token_id=1, layer_norm_eps=1e-4), quiet=0.1,
+                tokenizer=dict(specials_first=True), clip_prefix="text_model.",
+                transformer=dict(TRANSFORMER, num_layers=1, num_single_layers=3, num_attention_heads=2, attention_head_dim=24,
+                                 axes_dims_rope=(6, 8, 10))),
+    # head_dim 128 and axes_dims_rope not in config.json; plain cast e4m3 in the blocks, the rest BF16.
+    "fp8": dict(seed=5, dtype=BF16, base="schnell", fp8="plain", scheduler=DYNAMIC, transformer=HEAD128,
+                absent={"transformer": ["axes_dims_rope", "out_channels", "patch_size"]}),
+    # e4m3 with an F32 scalar per layer, under its two names.
+    "fp8-scale-weight": dict(seed=6, dtype=BF16, base="schnell", fp8="scale_weight", transformer=SCHNELL),
+    "fp8-weight-scale": dict(seed=7, dtype=BF16, base="schnell", fp8="weight_scale", transformer=dict(SCHNELL, num_layers=1)),
+    "static-3": dict(base="dev", scheduler=dict(STATIC, shift=3.0)),
+    "linear-shift": dict(base="dev", scheduler=dict(DYNAMIC, time_shift_type="linear", base_image_seq_len=4,
+                                                    max_image_seq_len=64, base_shift=0.6, max_shift=2.5)),
+    "terminal-shift": dict(base="schnell", scheduler=dict(DYNAMIC, shift_terminal=0.1)),
 }
+
+WORDS = "red blue green small large old new bright dark quiet loud round flat tall short warm cold".split()
+LONG = ", ".join(f"a {WORDS[i * 7 % 17]} {WORDS[i * 5 % 13]} house number {i}" for i in range(40))
 
 CASES = {
     # FluxPipeline as it is for dev: guidance embedder, exponential dynamic shift (trap 30: shift 3.0 unused), 512 tokens,
-    # F32 checkpoint -> F32 noise.
+    # F32 checkpoint -> F32 noise; CLIP without the text_model. prefix.
     "dev-square": dict(model="dev", prompt="a photo of a cat", seed=7, size=(64, 64), steps=3),
     # No guidance embedder (--guidance must be ignored, trap 7), static shift 1, 256 tokens (trap 40), bf16 noise field of
-    # torch >= 2.12 by default (trap 21), nmt_nfkc charsmap with non-ASCII text (traps 39, 41, 42).
+    # torch >= 2.12 by default (trap 21), nmt_nfkc charsmap with non-ASCII text (traps 39, 41, 42), epsilons (trap 11).
     "schnell": dict(model="schnell", prompt="ﬁsh & chips… ① café ｈｅｌｌｏ\u3000漢字 🙂", seed=42, size=(64, 64), steps=4,
                     args=["--guidance", "9"]),
     # Not square and not divisible by 16 (75x107 -> 64x96, trap 26): rows and columns of positions and of packing (trap 20).
     "rectangular": dict(model="dev", prompt="A painting of the small red house, in the rain", seed=3, size=(107, 75), steps=2,
                         guidance=2.5, t5_length=40),
     # BF16 shards with an index (transformer and T5), T5 embedding under its other name (trap 5), CLIP with the text_model.
-    # prefix, spiece.model only, CLIP tokenizer.json only, 3-level VAE without attention, other scaling and shift (trap 28).
+    # prefix, spiece.model only, CLIP tokenizer.json only, 3-level VAE without attention, other scaling and shift (trap 28);
+    # the prompt is cut at --t5-length.
     "sharded-bf16": dict(model="sharded", prompt="It's an oil sketch of 12 lighthouses, at sunset", seed=11, size=(48, 36),
                          steps=3, t5_length=24, guidance=4.25),
     # True CFG: two passes, the same guidance embedding in both, v = v_neg + s (v_pos - v_neg).
     "true-cfg": dict(model="dev", prompt="a green triangle", negative="blurry, text", true_cfg=2.5, seed=5, size=(48, 48),
                      steps=2, t5_length=20),
+    # True CFG without a guidance embedder, an empty negative prompt, -b 2 with one generator.
+    "true-cfg-schnell": dict(model="schnell", prompt="a blue square", negative="", true_cfg=1.75, seed=8, size=(48, 32),
+                             steps=2, batch=2, t5_length=16),
+    # A negative prompt changes nothing while true CFG is 1.
+    "negative-ignored": dict(model="schnell", prompt="a robot", negative="a cat", seed=12, size=(32, 32), steps=2, t5_length=16),
+    # One generator goes on from picture to picture; seed above 2^32 (trap 24: 4294967303 is 7).
+    "batch-2": dict(model="dev", prompt="the small dog, on Mars", seed=2 ** 32 + 7, size=(32, 48), steps=2, batch=2,
+                    t5_length=16),
+    # --seed-step: a generator for each picture, seed and seed + 1.
+    "seed-step": dict(model="sharded", prompt="a very large horse", seed=2 ** 33 - 1, size=(32, 32), steps=2, batch=2,
+                      seed_step=True, t5_length=16, args=["--seed-step"]),
+    # A single step: sigmas 1, 0.  Empty prompt: CLIP bos eos, T5 eos and pads.
+    "one-step": dict(model="dev", prompt="", seed=0, size=(32, 32), steps=1),
+    # Longer than CLIP's 77 and T5's 512: both are cut, keeping their end token.
+    "long-prompt": dict(model="dev", prompt=LONG, seed=9, size=(32, 32), steps=2, guidance=1),
+    # Literal special tokens: CLIP pools at the first end token (trap 37), T5 maps them directly (6.2 step 1).
+    "special-tokens": dict(model="dev", prompt="a cat <|endoftext|> a dog </s> and <extra_id_7> <pad> end", seed=10,
+                           size=(32, 32), steps=2, t5_length=32),
+    # Start from a file, packed; the seed is not used.
+    "init-latents": dict(model="dev", prompt="a painting of a dog", seed=1, size=(64, 32), steps=2, t5_length=16,
+                         init=(1, 8, 64)),
+    # Start from a file, unpacked [1,16,h,w].
+    "init-unpacked": dict(model="schnell", prompt="a painting of a dog", seed=1, size=(32, 48), steps=2, t5_length=16,
+                          init=(1, 16, 6, 4)),
+    # F16 weights: T5 of F16 -> the noise is rounded to F16.  CLIP with erf gelu, own eos_token_id that is not the largest id
+    # (trap 37: no argmax), own epsilons, static shift 3, 2-level VAE (a token is 4 pixels), 1 double and 3 single blocks.
+    "f16": dict(model="f16", prompt="we've seen a café, inside a box!!", seed=13, size=(48, 40), steps=3, t5_length=32),
+    "f16-noise-f32": dict(model="f16", prompt="naïve (half) 3/4", seed=13, size=(16, 24), steps=2, t5_length=32, noise="f32"),
+    # --noise-dtype against the checkpoint's.
+    "noise-f32": dict(model="sharded", prompt="a photo of a robot", seed=14, size=(32, 32), steps=2, t5_length=16, noise="f32"),
+    "noise-bf16": dict(model="dev", prompt="a photo of a robot", seed=14, size=(32, 32), steps=2, t5_length=16, noise="bf16"),
+    # The bf16 field of torch <= 2.11 (trap 21).
+    "noise-bf16-8bit": dict(model="schnell", prompt="a photo of a robot", seed=42, size=(32, 32), steps=2, t5_length=16,
+                            noise="bf16-8bit"),
+    # head_dim 128 with the default axes 16, 56, 56 (trap 4), dynamic shift, guidance; weights e4m3 without scales.
+    "fp8-plain": dict(model="fp8", prompt="a red circle beside a river", seed=15, size=(64, 48), steps=2, t5_length=24),
+    # e4m3 times scale_weight; marker scaled_fp8 and scale_input are to be ignored.
+    "fp8-scale-weight": dict(model="fp8-scale-weight", prompt="a red circle", seed=16, size=(48, 32), steps=2, t5_length=24),
+    "fp8-weight-scale": dict(model="fp8-weight-scale", prompt="a red circle", seed=16, size=(32, 48), steps=2, t5_length=24),
+    # Schedules: shift 3 without dynamic shifting; linear time shift with its own mu line; shift_terminal.
+    "static-shift-3": dict(model="static-3", prompt="don't paint", seed=17, size=(32, 32), steps=4, t5_length=16),
+    "linear-shift": dict(model="linear-shift", prompt="don't paint", seed=17, size=(96, 64), steps=4, t5_length=16),
+    "terminal-shift": dict(model="terminal-shift", prompt="don't paint", seed=17, size=(32, 32), steps=4, t5_length=16),
 }
 
 
@@ -110,33 +178,44 @@ def fill(module, gen, gains=()):
                 p.copy_(r * gain * (p[0].numel() ** -0.5))
 
 
-def new_transformer(cfg, gen):
+def new_transformer(cfg, gen, quiet=1.0):
     m = FluxTransformer2DModel(**cfg)
     fill(m, gen, [("norm_q.", 1.4), ("norm_k.", 1.4), ("norm_added_", 1.4), ("norm1", 0.8), ("norm.linear", 0.8),
                   ("norm_out.linear", 0.5), ("time_text_embed", 1.4)])
+    with torch.no_grad():
+        for p in (*m.x_embedder.parameters(), *m.context_embedder.parameters(), *m.transformer_blocks[0].attn.to_q.parameters(),
+                  *m.single_transformer_blocks[0].attn.to_k.parameters()):
+            p *= quiet
     return m
 
 
-def new_t5(cfg, gen):
+def new_t5(cfg, gen, quiet=1.0):
     m = T5EncoderModel(T5Config(**cfg))
     inner = (cfg["d_kv"] ** -0.25) * 1.2     # no 1/sqrt(d) in T5: q.k gets it from the weights
     fill(m, gen, [("shared", cfg["d_model"] ** 0.5), ("embed_tokens", cfg["d_model"] ** 0.5),
                   ("relative_attention_bias", 3.0), ("SelfAttention.q", inner), ("SelfAttention.k", inner),
                   ("SelfAttention.o", 1.2), ("DenseReluDense.wo", 1.5)])
+    with torch.no_grad():
+        m.shared.weight *= quiet
     return m
 
 
-def new_clip(cfg, gen):
+def new_clip(cfg, gen, quiet=1.0):
     m = CLIPTextModel(CLIPTextConfig(**cfg))
     d = cfg["hidden_size"] ** 0.5
     fill(m, gen, [("token_embedding", d), ("position_embedding", 0.5 * d), ("q_proj", 1.4), ("k_proj", 1.4)])
+    with torch.no_grad():
+        for p in m.get_submodule("embeddings" if hasattr(m, "embeddings") else "text_model.embeddings").parameters():
+            p *= quiet
     return m
 
 
-def new_vae(cfg, gen):
+def new_vae(cfg, gen, quiet=1.0):
     m = AutoencoderKL(**cfg)
     fill(m, gen, [("to_q", 1.4), ("to_k", 1.4), ("conv_shortcut", 1.0)])
     with torch.no_grad():           # contrast: the picture's values of order 0.5 around 0, few of them clamped
+        for p in m.decoder.conv_in.parameters():
+            p *= quiet
         size = cfg["sample_size"] // 2 ** (len(cfg["block_out_channels"]) - 1)
         z = torch.randn(1, 16, size, size, generator=gen) / cfg["scaling_factor"] + cfg["shift_factor"]
         x = m.decode(z).sample
@@ -161,6 +240,23 @@ def rename(folder, change):
             tiny_tokenizers.dump(path, index)
 
 
+def to_fp8(path, form):
+    """The blocks' matrices as e4m3: "plain" casts, the others with an F32 scale per layer under that name."""
+    out = {} if form == "plain" else {"scaled_fp8": torch.ones(2).to(F8)} if form == "scale_weight" else {}
+    for key, w in load_file(path).items():
+        if w.ndim != 2 or "blocks" not in key:
+            out[key] = w
+        elif form == "plain":
+            out[key] = w.to(F8)
+        else:
+            layer = key.removesuffix(".weight")
+            scale = w.float().abs().max() / 448
+            out[key] = (w.float() / scale).to(F8)
+            out[f"{layer}.{form}"] = scale
+            out[f"{layer}.{'scale_input' if form == 'scale_weight' else 'input_scale'}"] = torch.tensor(0.75)
+    save_file(out, path, {"format": "pt"})
+
+
 CONFIG_NOISE = ("_name_or_path", "transformers_version", "_diffusers_version")
 PARTS = {"transformer": ("diffusers", "FluxTransformer2DModel"), "vae": ("diffusers", "AutoencoderKL"),
          "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"), "text_encoder": ("transformers", "CLIPTextModel"),
@@ -175,24 +271,24 @@ def make_model(root, name):
         make_model_once(root, spec["base"])
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    dtype, gen = spec.get("dtype"), torch.Generator().manual_seed(spec.get("seed", 0))
-    shard = spec.get("shard", {})
+    gen, quiet = torch.Generator().manual_seed(spec.get("seed", 0)), spec.get("quiet", 1.0)
+    makers = {"transformer": new_transformer, "t5": new_t5, "clip": new_clip, "vae": new_vae}
+    folders = {"transformer": "transformer", "t5": "text_encoder_2", "clip": "text_encoder", "vae": "vae"}
     if "tokenizer" in spec:
         tiny_tokenizers.write_clip(f"{folder}/tokenizer", **spec["tokenizer"])
     if "tokenizer_2" in spec:
         assert tiny_tokenizers.write_t5(f"{folder}/tokenizer_2", **spec["tokenizer_2"]) <= T5["vocab_size"]
-    if "transformer" in spec:
-        save_part(new_transformer(spec["transformer"], gen), f"{folder}/transformer", dtype, shard.get("transformer"))
-    if "t5" in spec:
-        save_part(new_t5(spec["t5"], gen), f"{folder}/text_encoder_2", dtype, shard.get("text_encoder_2"))
-        if "t5_embed" in spec:
-            rename(f"{folder}/text_encoder_2", lambda k: spec["t5_embed"] if k == "shared.weight" else k)
+    for part, make in makers.items():
+        if part in spec:
+            sub = folders[part]
+            save_part(make(spec[part], gen, quiet), f"{folder}/{sub}", spec.get("dtypes", {}).get(part, spec["dtype"]),
+                      spec.get("shard", {}).get(sub))
+    if "t5_embed" in spec:
+        rename(f"{folder}/text_encoder_2", lambda k: spec["t5_embed"] if k == "shared.weight" else k)
     if "clip" in spec:
-        save_part(new_clip(spec["clip"], gen), f"{folder}/text_encoder", dtype)
-        prefix = spec.get("clip_prefix", "")
-        rename(f"{folder}/text_encoder", lambda k: prefix + k.removeprefix("text_model."))
-    if "vae" in spec:
-        save_part(new_vae(spec["vae"], gen), f"{folder}/vae", dtype)
+        rename(f"{folder}/text_encoder", lambda k: spec.get("clip_prefix", "") + k.removeprefix("text_model."))
+    if "fp8" in spec:
+        to_fp8(f"{folder}/transformer/diffusion_pytorch_model.safetensors", spec["fp8"])
     if "scheduler" in spec:
         FlowMatchEulerDiscreteScheduler(**spec["scheduler"]).save_pretrained(f"{folder}/scheduler")
     for part in PARTS:
@@ -271,6 +367,22 @@ def load_transformer(folder):
 NOISE = {"f32": F32, "bf16": BF16, "f16": F16}
 
 
+def bf16_8bit(n, generator):
+    """torch.randn(n, dtype=bfloat16) as torch <= 2.11 drew it on the CPU (n a multiple of 16), in words of this torch."""
+    low_byte = torch.empty(n, dtype=torch.int64).random_(0, 256, generator=generator)   # one 32-bit draw each
+    u = (low_byte.to(F32) / 256).view(-1, 2, 8)
+    r = ((1 - u[:, 0]).double().log().to(BF16) * -2).double().sqrt().to(BF16)
+    theta = (2 * torch.pi * u[:, 1].double()).to(F32).to(BF16)
+    return torch.stack([r * theta.double().cos().to(BF16), r * theta.double().sin().to(BF16)], 1).reshape(n)
+
+
+def draw(shape, seed, kind):
+    gen = torch.Generator("cpu").manual_seed(seed)
+    if kind == "bf16-8bit":
+        return bf16_8bit(torch.Size(shape).numel(), gen).view(shape).to(F32)
+    return torch.randn(shape, generator=gen, dtype=NOISE.get(kind, kind)).to(F32)
+
+
 def run(root, case, dtype=F32, damage=None):
     """-> (tensors as nibble dumps them, pictures as PIL, ids)"""
     spec = CASES[case]
@@ -283,8 +395,11 @@ def run(root, case, dtype=F32, damage=None):
     px = 2 * pipe.vae_scale_factor
     h, w = 2 * (height // px), 2 * (width // px)
     length = spec.get("t5_length") or (512 if pipe.transformer.config.guidance_embeds else 256)
-    kind = NOISE[spec["noise"]] if "noise" in spec else next(iter(stored(f"{folder}/text_encoder_2").values())).dtype
-    noise = torch.randn((b, 16, h, w), generator=torch.Generator("cpu").manual_seed(spec["seed"]), dtype=kind).to(F32)
+    kind = spec.get("noise") or next(iter(stored(f"{folder}/text_encoder_2").values())).dtype
+    if spec.get("seed_step"):
+        noise = torch.cat([draw((1, 16, h, w), spec["seed"] + i, kind) for i in range(b)])
+    else:
+        noise = draw((b, 16, h, w), spec["seed"], kind)
     out = {}
     start = FluxPipeline._pack_latents(noise, b, 16, h, w)
     if "init" in spec:
@@ -397,7 +512,26 @@ def damages():
     def vae_eps(pipe):
         for m in pipe.vae.modules():
             if isinstance(m, torch.nn.GroupNorm):
-                m.eps = 1e-3
+                m.eps *= 10
+
+    def norm_eps(pipe):
+        for m in (*pipe.transformer.modules(), *pipe.text_encoder_2.modules(), *pipe.text_encoder.modules()):
+            for key in ("eps", "variance_epsilon"):
+                if isinstance(getattr(m, key, None), float):
+                    setattr(m, key, getattr(m, key) * 10)
+
+    def erf_gelu(pipe):
+        for m in pipe.transformer.modules():
+            if getattr(m, "approximate", None) == "tanh":
+                m.approximate = "none"
+
+    def t5_erf_gelu(pipe):
+        for m in pipe.text_encoder_2.modules():
+            if type(m).__name__ == "T5DenseGatedActDense":
+                m.act = torch.nn.GELU()
+
+    def sinusoid(pipe):
+        pipe.transformer.time_text_embed.time_proj.downscale_freq_shift = 1
 
     def guidance(pipe):
         g = getattr(pipe.transformer.time_text_embed, "guidance_embedder", None)
@@ -412,7 +546,11 @@ def damages():
     yield "rope axes reversed", axes
     yield "text q/k norms 1", ones("norm_added_")
     yield "T5 max distance", t5_distance
-    yield "VAE eps 1e-3", vae_eps
+    yield "VAE eps x10", vae_eps
+    yield "other eps x10", norm_eps
+    yield "erf GELU", erf_gelu
+    yield "T5 erf GELU", t5_erf_gelu
+    yield "sinusoid divisor 127", sinusoid
     yield "no guidance", guidance
 
 
