@@ -1,0 +1,53 @@
+/*
+ * Binding: from names in a checkpoint to what an architecture computes with. A binder keeps the
+ * first error, so binding code reads as a list of tensors; the architecture returns
+ * binder.status at its end. Wrong shape, type or a missing tensor gives a sentence with file,
+ * tensor, wanted and found.
+ *
+ * Matrices stay where they are (views into the mapping); vectors are copied to F32 in the arena.
+ * FP8 matrices with a scale beside them (`X.weight_scale`, `X.scale_weight`: one F32; per row; or
+ * `X.weight_scale_inv`, 128x128 blocks) are bound with it; a checkpoint that says scaled FP8 (a
+ * `scaled_fp8` tensor, or any scale) and lacks the scale of an F8 matrix is refused.
+ */
+#ifndef NB_MODELS_BIND_H
+#define NB_MODELS_BIND_H
+
+#include "kernels/linear.h"
+#include "models/checkpoint.h"
+
+typedef struct nb_binder {
+    const nb_checkpoint *checkpoint;
+    const nb_device *device;
+    nb_arena *arena; /* the model's: lives as long as what is bound */
+    nb_status status;
+} nb_binder;
+
+/* A matrix with its optional bias. */
+typedef struct nb_layer {
+    nb_weight w;
+    nb_tensor bias; /* data NULL: none */
+} nb_layer;
+
+/* `NAME.weight` as [n, k] (trailing dimensions of 1 are dropped; a convolution's [o, c, kh, kw]
+ * counts as k = c*kh*kw), and `NAME.bias` [n] if has_bias. */
+nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format, ...)
+    NB_PRINTF(5, 6);
+
+/* The full name of a matrix [n, k]. */
+nb_weight nb_bind_weight(nb_binder *b, int64_t n, int64_t k, const char *format, ...)
+    NB_PRINTF(4, 5);
+
+/* The full name of a vector [n], as F32. */
+nb_tensor nb_bind_vector(nb_binder *b, int64_t n, const char *format, ...) NB_PRINTF(3, 4);
+
+/* Is there a tensor of that full name? */
+int nb_bind_has(const nb_binder *b, const char *format, ...) NB_PRINTF(2, 3);
+
+/* y = epilogue(x Wᵀ + b), for the common case. */
+static inline void nb_layer_forward(nb_stream *s, const nb_layer *l, nb_tensor y, nb_tensor x,
+                                    nb_act act)
+{
+    nb_linear(s, &(nb_linear_args){.y = y, .x = x, .w = &l->w, .bias = l->bias, .act = act});
+}
+
+#endif
