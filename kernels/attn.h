@@ -3,7 +3,8 @@
  * matrix is never stored: Milakov and Gimelshein 2018, Dao et al. 2022).
  *
  *     score[h][i][j] = scale * sum_d q[i][h][d] k[j][g][d] + rel_bias[h][j - i + Sq - 1]
- *     where g = h / (H / Hk) (grouped queries), and j > i + (Sk - Sq) is left out when `causal`.
+ *     where g = h / (H / Hk) (grouped queries), and j > i + (Sk - Sq) is left out when `causal`;
+ *     a query without keys (causal, Sq > Sk) gives 0.
  *
  * Shapes: q F32 [Sq, H, D], k and v F32 [Sk, Hk, D], out F32 [Sq, H, D]; strides of the two outer
  * dimensions are free (heads of a fused q|k|v row), the inner one is 1. H is a multiple of Hk.
@@ -12,9 +13,10 @@
  *
  * Serves joint attention (Flux), causal (CLIP), biased (T5), one wide head (VAE, D = 512).
  *
- * Precision: NB_COMPUTE_F32: F32 throughout. NB_COMPUTE_BF16: q, k, v and the probabilities are
- * rounded to BF16 before the products, sums and the softmax are F32. The order of every sum is
- * fixed by Sk alone: results do not depend on Sq, H or the number of threads.
+ * Precision: NB_COMPUTE_F32: F32 throughout. NB_COMPUTE_BF16: q, k, v and the probabilities
+ * (before they are divided by their sum) are rounded to BF16 before the products, sums and the
+ * softmax are F32. The order of every sum is fixed by Sk and D alone: results do not depend on
+ * Sq, H or the number of threads.
  */
 #ifndef NB_KERNELS_ATTN_H
 #define NB_KERNELS_ATTN_H

@@ -13,7 +13,8 @@
  * nb_group_norm: x [C, H, W] dense, one picture, G groups of C/G channels (Wu and He 2018). It
  *     does not write the normalised picture; it gives it as one affine map per channel,
  *     norm(x)[c] = x[c] * mul[c] + add[c], which nb_conv2d and nb_chw_to_rows apply as they read.
- *     mul[c] = weight[c] / sqrt(var_g + eps), add[c] = bias[c] - mean_g mul[c].
+ *     mul[c] = weight[c] / sqrt(var_g + eps), add[c] = bias[c] - mean_g mul[c]; weight and bias
+ *     are optional.
  */
 #ifndef NB_KERNELS_NORM_H
 #define NB_KERNELS_NORM_H
