@@ -1,0 +1,78 @@
+/*
+ * A FLUX.1 pipeline on disk: a diffusers directory as published (flux.md 1.2). Opening it
+ * checks model_index.json's classes and reads every component's config; the components
+ * themselves are opened when they are needed and can be closed again, so that the text
+ * encoders' pages are given back before the transformer runs.
+ */
+#ifndef NB_PIPELINE_PIPELINE_H
+#define NB_PIPELINE_PIPELINE_H
+
+#include "models/clip.h"
+#include "models/flux.h"
+#include "models/t5.h"
+#include "models/vae.h"
+#include "pipeline/noise.h"
+#include "pipeline/schedule.h"
+
+typedef struct nb_pipeline nb_pipeline;
+
+/* The parts of a picture pipeline that have weights. */
+typedef enum nb_part {
+    NB_PART_CLIP,
+    NB_PART_T5,
+    NB_PART_FLUX,
+    NB_PART_VAE,
+    NB_PART_COUNT
+} nb_part;
+
+const char *nb_part_name(nb_part part); /* "clip", "t5", "transformer", "vae" */
+
+/* Is `path` a folder that looks like a picture pipeline (it has a model_index.json)? */
+int nb_pipeline_is_one(const char *path);
+
+/* `directory` as nb_model_locate gives it. The device must outlive the pipeline. E_NOINPUT and
+ * E_DATA name the file; a class that is not FLUX.1's text to picture is E_DATA and named. */
+nb_status nb_pipeline_open(const char *directory, const nb_device *device,
+                           nb_pipeline **out) NB_MUST_CHECK;
+void nb_pipeline_close(nb_pipeline *p);
+
+/* What is known from configs and headers alone. Borrowed from the pipeline. */
+typedef struct nb_pipeline_info {
+    const char *directory;
+    const char
+        *name; /* the directory's last part; of a Hugging Face snapshot, the model's name */
+    nb_flux_config flux;
+    nb_t5_config t5;
+    nb_clip_config clip;
+    nb_vae_config vae;
+    nb_schedule_config schedule;
+    int64_t pixels_per_token; /* sizes are multiples of this: 16 */
+    int64_t default_width, default_height;
+    int default_steps;            /* 28 with a guidance embedder, 4 without */
+    int64_t max_t5_length;        /* what the tokenizer says, at most 512 */
+    int64_t default_t5_length;    /* 512 or 256, at most max_t5_length */
+    nb_noise_dtype default_noise; /* after the type of T5's weights */
+} nb_pipeline_info;
+const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p);
+
+/* 64 hex digits: nb_checkpoint_digest of a part; opens its checkpoint if need be. */
+nb_status nb_pipeline_digest(nb_pipeline *p, nb_part part, char digest[65]) NB_MUST_CHECK;
+
+/* The models, opened on first use; owned by the pipeline. */
+nb_status nb_pipeline_clip(nb_pipeline *p, const nb_clip **out) NB_MUST_CHECK;
+nb_status nb_pipeline_t5(nb_pipeline *p, const nb_t5 **out) NB_MUST_CHECK;
+nb_status nb_pipeline_flux(nb_pipeline *p, const nb_flux **out) NB_MUST_CHECK;
+nb_status nb_pipeline_vae(nb_pipeline *p, const nb_vae **out) NB_MUST_CHECK;
+
+/* Closes a part and releases its mapping; it is opened again when next needed. */
+void nb_pipeline_release(nb_pipeline *p, nb_part part);
+
+/* Token ids of a prompt as FLUX.1 wants them: CLIP's of exactly clip.max_positions, T5's of
+ * exactly n (cut with the end token kept, padded). The caller owns the storage. *used is how
+ * many ids are not padding; *cut is whether the prompt was cut. Tokenizers stay open. */
+nb_status nb_pipeline_clip_ids(nb_pipeline *p, const char *prompt, int32_t *ids, int64_t *used,
+                               int *cut) NB_MUST_CHECK;
+nb_status nb_pipeline_t5_ids(nb_pipeline *p, const char *prompt, int32_t *ids, int64_t n,
+                             int64_t *used, int *cut) NB_MUST_CHECK;
+
+#endif
