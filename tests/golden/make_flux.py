@@ -6,9 +6,9 @@ Pinned: torch 2.15.0, diffusers 0.42.1, transformers 5.24.0, tokenizers 0.23.3, 
 sentencepiece 0.2.3, protobuf 7.36.2, numpy 2.4.6, pillow 13.0.0, CPython 3.11, x86-64 (AVX2), CPU only.
 
 FOLDER/models/NAME     a pipeline; parts it shares with another one are relative links, as in the Hugging Face cache
-FOLDER/CASE/case.json  {"model": folder relative to the case, "args": what follows `nibble image`, "why": the traps,
-                        "clip_ids", "t5_ids": ids with special tokens, truncated, without padding}; @CASE@ in an argument
-                        stands for the case's folder
+FOLDER/CASE/case.json  {"model": folder relative to the case, "args": what follows `nibble image -m MODEL`,
+                        "clip_ids", "t5_ids": of the prompt, with special tokens, not cut, not padded}; @CASE@ in an
+                        argument stands for the case's folder
 FOLDER/CASE/expected.safetensors   the tensors of `nibble image --compute f32 --dump FILE`, F32
 FOLDER/CASE/expected.png           the picture (expected.0.png, expected.1.png ... with -b)
 
@@ -25,6 +25,7 @@ import shutil
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 import diffusers.utils
@@ -432,8 +433,10 @@ def run(root, case, dtype=F32, damage=None):
     out["image"] = image
     out["sigmas"] = pipe.scheduler.sigmas
     pictures = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(image.to(F32)))
-    ids = {"clip_ids": pipe.tokenizer(spec["prompt"], truncation=True, max_length=77).input_ids,
-           "t5_ids": pipe.tokenizer_2(spec["prompt"], truncation=True, max_length=length).input_ids}
+    ids = {"clip_ids": pipe.tokenizer(spec["prompt"]).input_ids, "t5_ids": pipe.tokenizer_2(spec["prompt"]).input_ids}
+    for part, key in (("tokenizer", "clip_ids"), ("tokenizer_2", "t5_ids")):    # see make_tokenizer.py
+        path = f"{folder}/{part}/tokenizer.json"
+        assert not os.path.exists(path) or Tokenizer.from_file(path).encode(spec["prompt"]).ids == ids[key]
     return {k: v.detach().to(dtype).contiguous() for k, v in sorted(out.items())}, pictures, ids
 
 
