@@ -1,0 +1,134 @@
+#include "cli/common.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/cpu.h"
+#include "kernels/base/file.h"
+#include "models/locate.h"
+
+#define AT(field) offsetof(nb_common_options, field)
+
+const nb_option nb_message_options[NB_N_MESSAGE_OPTIONS] = {
+    {.name = "quiet",
+     .letter = 'q',
+     .type = NB_OPTION_FLAG,
+     .offset = AT(quiet),
+     .help = "say nothing but errors"},
+    {.name = "verbose",
+     .letter = 'v',
+     .type = NB_OPTION_FLAG,
+     .offset = AT(verbose),
+     .help = "say which code ran and how long each stage took"},
+    {.name = "json",
+     .type = NB_OPTION_FLAG,
+     .offset = AT(json),
+     .help = "the result as one JSON value on stdout"},
+    {.name = "log-format",
+     .type = NB_OPTION_CHOICE,
+     .value = "text|json",
+     .offset = AT(log_format),
+     .fallback = "text",
+     .help = "the form of lines on stderr"},
+};
+
+enum { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16 };
+
+const nb_option nb_machine_options[NB_N_MACHINE_OPTIONS] = {
+    {.name = "device",
+     .type = NB_OPTION_STRING,
+     .value = "NAME",
+     .offset = AT(device),
+     .fallback = "cpu",
+     .help = "where to compute: cpu"},
+    {.name = "compute",
+     .type = NB_OPTION_CHOICE,
+     .value = "auto|f32|bf16",
+     .offset = AT(compute),
+     .fallback = "auto",
+     .help = "precision of products; auto: bf16 where the processor has\n"
+             "AVX-512 BF16, else f32"},
+    {.name = "threads",
+     .letter = 't',
+     .type = NB_OPTION_INT,
+     .value = "N",
+     .min = 0,
+     .max = 4096,
+     .offset = AT(threads),
+     .fallback = "0",
+     .help = "0: one for each processor; the result is the same for any number"},
+    {.name = "max-ram",
+     .type = NB_OPTION_BYTES,
+     .value = "BYTES",
+     .min = 0,
+     .max = 1e15,
+     .offset = AT(max_ram),
+     .help = "memory to use besides mapped weights, like 2G; pictures that\n"
+             "need more are decoded in tiles"},
+};
+
+const char *nb_getenv(const char *name)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
+/* The demo of the checkout that this program was built in, or where NIBBLE_DEMO says. */
+static nb_status locate_demo(char **out)
+{
+    const char *place = nb_getenv("NIBBLE_DEMO");
+    char *path = place ? strdup(place) : nb_path_join(NB_DEMO_DIR, "flux");
+    if (!path) return nb_fail(NB_E_SYSTEM, "out of memory");
+    if (!nb_file_is_directory(path)) {
+        nb_fail(NB_E_NOINPUT,
+                "%s: the built-in demo is not there; name a model with --model, or its place "
+                "with NIBBLE_DEMO",
+                path);
+        free(path);
+        return NB_E_NOINPUT;
+    }
+    *out = path;
+    return NB_OK;
+}
+
+nb_status nb_model_resolve(const char *model, char **out)
+{
+    if (!model || (!strcmp(model, "demo") && !nb_file_exists(model))) return locate_demo(out);
+    if (!*model) return nb_fail(NB_E_USAGE, "--model: wanted a path or a name, found nothing");
+    return nb_model_locate(model, nb_getenv, out);
+}
+
+nb_status nb_machine_open(const nb_common_options *common, nb_device **device,
+                          nb_compute *compute)
+{
+    NB_TRY(nb_device_open(common->device, device));
+    int has_bf16 = (nb_device_caps(*device) & NB_CPU_AVX512_BF16) != 0;
+    *compute = common->compute == COMPUTE_F32    ? NB_COMPUTE_F32
+               : common->compute == COMPUTE_BF16 ? NB_COMPUTE_BF16
+               : has_bf16                        ? NB_COMPUTE_BF16
+                                                 : NB_COMPUTE_F32;
+    nb_console_say(common->console, NB_LOG_DEBUG, "device %s, compute %s%s",
+                   nb_device_name(*device), nb_compute_name(*compute),
+                   common->compute == COMPUTE_AUTO ? " (auto)" : "");
+    return NB_OK;
+}
+
+nb_status nb_stdout_flush(void)
+{
+    int failed = ferror(stdout);
+    errno = 0;
+    if (fflush(stdout) == 0 && !failed) return NB_OK;
+    return nb_fail(NB_E_IO, "stdout: cannot be written: %s",
+                   errno ? strerror(errno) : "an earlier write failed");
+}
+
+nb_status nb_print_json(json_t *value)
+{
+    char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    json_decref(value);
+    if (!text) return nb_fail(NB_E_SYSTEM, "out of memory for the JSON result");
+    puts(text);
+    free(text);
+    return nb_stdout_flush();
+}
