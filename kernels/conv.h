@@ -9,11 +9,11 @@
  *                                          w[o][c][dy][dx]     (outside of u: 0)
  *     y      += residual                                       where given
  *
- * Shapes: x F32 [C, H, W] dense; y F32 [O, H', W'] dense; residual like y (may be y itself); the
- * weight has n = O rows of k = C*kernel*kernel elements (the file's [O, C, kh, kw]); bias [O];
- * mul, add [C]. kernel is 1 or 3, stride 1 or 2. y's size decides how far the filter runs: pad is
- * at the top and left only, whatever lies outside at the bottom and right is 0, so pad 0 with
- * stride 2 and kernel 3 is the "pad right and bottom by one" downsampling of the encoder.
+ * Shapes: x F32 [C, H, W] dense; y F32 [O, H', W'] dense; residual like y (may be y itself);
+ * the weight has n = O rows of k = C*kernel*kernel elements (the file's [O, C, kh, kw]); bias
+ * [O]; mul, add [C]. kernel is 1 or 3, stride 1 or 2. y's size decides how far the filter runs:
+ * pad is at the top and left only, whatever lies outside at the bottom and right is 0, so pad 0
+ * with stride 2 and kernel 3 is the "pad right and bottom by one" downsampling of the encoder.
  * x may not overlap y.
  *
  * Precision as in nb_linear (F32, or BF16 products with F32 sums; u is rounded after silu), the
@@ -32,9 +32,9 @@
 typedef struct nb_conv2d_args {
     nb_tensor y, x;
     const nb_weight *w;
-    nb_tensor bias;      /* data NULL: none */
-    nb_tensor mul, add;  /* data NULL: none */
-    nb_tensor residual;  /* data NULL: none */
+    nb_tensor bias;     /* data NULL: none */
+    nb_tensor mul, add; /* data NULL: none */
+    nb_tensor residual; /* data NULL: none */
     int silu, upsample;
     int kernel, stride, pad;
 } nb_conv2d_args;

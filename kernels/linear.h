@@ -7,14 +7,14 @@
  *     y[m][n] = residual[m][n] + gate[n] * t         where `gate` or `residual` is given
  *                                                    (gate absent counts as 1, residual as 0)
  *
- * Shapes: x F32 [M, K], y F32 [M, N], mul and residual F32 [M, N]; rows may be strided, the inner
- * stride is 1. bias and gate F32 [N], dense. residual and mul may be the same memory as y; x may
- * not overlap y.
+ * Shapes: x F32 [M, K], y F32 [M, N], mul and residual F32 [M, N]; rows may be strided, the
+ * inner stride is 1. bias and gate F32 [N], dense. residual and mul may be the same memory as
+ * y; x may not overlap y.
  *
- * Precision: at NB_COMPUTE_F32 every product and sum is F32; at NB_COMPUTE_BF16 x and the decoded
- * W are rounded to BF16 (nearest even), sums are F32. The sum over k runs in one fixed order that
- * does not depend on M, on N or on the number of threads: a row's result is the same whatever
- * batch it is in (batch invariance).
+ * Precision: at NB_COMPUTE_F32 every product and sum is F32; at NB_COMPUTE_BF16 x and the
+ * decoded W are rounded to BF16 (nearest even), sums are F32. The sum over k runs in one fixed
+ * order that does not depend on M, on N or on the number of threads: a row's result is the same
+ * whatever batch it is in (batch invariance).
  */
 #ifndef NB_KERNELS_LINEAR_H
 #define NB_KERNELS_LINEAR_H

@@ -1,6 +1,6 @@
 /*
- * The public face of every operation: check shapes, then go through the device's table. A stream
- * that has faulted runs nothing.
+ * The public face of every operation: check shapes, then go through the device's table. A
+ * stream that has faulted runs nothing.
  */
 #include "kernels/ops.h"
 

@@ -1,8 +1,9 @@
 /*
- * The table of operations of a device: one typed pointer per operation (and compute policy, where
- * the policy changes the arithmetic). The CPU's table is filled with every reference first and
- * then overwritten by what its capabilities allow; another device fills its own. Callers use the
- * functions of each operation's header, which check shapes and go through this table.
+ * The table of operations of a device: one typed pointer per operation (and compute policy,
+ * where the policy changes the arithmetic). The CPU's table is filled with every reference
+ * first and then overwritten by what its capabilities allow; another device fills its own.
+ * Callers use the functions of each operation's header, which check shapes and go through this
+ * table.
  */
 #ifndef NB_KERNELS_OPS_H
 #define NB_KERNELS_OPS_H
@@ -37,6 +38,11 @@ void nb_ops_init_ref(struct nb_ops *ops);
 
 /* Overwrites slots by variants that `caps` (bits of nb_cpu_cap) allow (kernels/cpu/). */
 void nb_ops_climb_cpu(struct nb_ops *ops, unsigned caps);
+
+/* The function in the slot of operation `op` ("attn"), NULL where there is no such operation:
+ * for code that treats all operations alike. */
+typedef void (*nb_any_fn)(void);
+nb_any_fn nb_ops_find(const struct nb_ops *ops, const char *op, nb_compute compute);
 
 /* What runs in a slot, for messages: "avx512-bf16", "avx2", "reference" ... */
 const char *nb_ops_variant_name(const nb_device *device, const char *op, nb_compute compute);

@@ -1,6 +1,6 @@
 /*
- * Rotary position embedding on adjacent pairs, with the per-head RMS norm that comes before it in
- * Flux (q/k norm), in place:
+ * Rotary position embedding on adjacent pairs, with the per-head RMS norm that comes before it
+ * in Flux (q/k norm), in place:
  *
  *     u = x / sqrt(mean_d(x^2) + eps) * weight                  where `weight` is given
  *     x[2m]   = u[2m]   cos[s][m] - u[2m+1] sin[s][m]
@@ -16,7 +16,7 @@
 
 typedef struct nb_rope_args {
     nb_tensor x;
-    nb_tensor weight;   /* data NULL: no norm */
+    nb_tensor weight; /* data NULL: no norm */
     float eps;
     nb_tensor cos, sin; /* data NULL: no rotation */
 } nb_rope_args;

@@ -42,7 +42,8 @@ int64_t nb_weight_row_bytes(const nb_weight *w);
 
 /* Elements k0 ... k0+count of row `row`, exactly expanded to F32: the specification of every
  * faster decoder. */
-void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count, float *out);
+void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
+                          float *out);
 
 #ifdef __cplusplus
 }

@@ -4,10 +4,11 @@
  * binder.status at its end. Wrong shape, type or a missing tensor gives a sentence with file,
  * tensor, wanted and found.
  *
- * Matrices stay where they are (views into the mapping); vectors are copied to F32 in the arena.
- * FP8 matrices with a scale beside them (`X.weight_scale`, `X.scale_weight`: one F32; per row; or
- * `X.weight_scale_inv`, 128x128 blocks) are bound with it; a checkpoint that says scaled FP8 (a
- * `scaled_fp8` tensor, or any scale) and lacks the scale of an F8 matrix is refused.
+ * Matrices stay where they are (views into the mapping); vectors are copied to F32 in the
+ * arena. FP8 matrices with a scale beside them (`X.weight_scale`, `X.scale_weight`: one F32;
+ * per row; or `X.weight_scale_inv`, 128x128 blocks) are bound with it; a checkpoint that says
+ * scaled FP8 (a `scaled_fp8` tensor, or any scale) and lacks the scale of an F8 matrix is
+ * refused.
  */
 #ifndef NB_MODELS_BIND_H
 #define NB_MODELS_BIND_H
@@ -30,8 +31,8 @@ typedef struct nb_layer {
 
 /* `NAME.weight` as [n, k] (trailing dimensions of 1 are dropped; a convolution's [o, c, kh, kw]
  * counts as k = c*kh*kw), and `NAME.bias` [n] if has_bias. */
-nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format, ...)
-    NB_PRINTF(5, 6);
+nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format,
+                       ...) NB_PRINTF(5, 6);
 
 /* The full name of a matrix [n, k]. */
 nb_weight nb_bind_weight(nb_binder *b, int64_t n, int64_t k, const char *format, ...)

@@ -10,31 +10,28 @@
 typedef struct nb_checkpoint nb_checkpoint;
 
 /* `path` is a .safetensors file, a *.safetensors.index.json, or a folder that holds one of
- * model.safetensors, diffusion_pytorch_model.safetensors, their .index.json, or - as the only one
- * of its kind - any *.safetensors. E_NOINPUT names what was looked for. A shard that is missing
- * or a tensor that the index promises and no shard holds is an error that names it. */
+ * model.safetensors, diffusion_pytorch_model.safetensors, their .index.json, or - as the only
+ * one of its kind - any *.safetensors.index.json or *.safetensors. E_NOINPUT names what was
+ * looked for. A shard that is missing or outside the folder, a tensor that the index promises
+ * and its shard does not hold, and a tensor in two shards are errors that name it. */
 nb_status nb_checkpoint_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
 void nb_checkpoint_close(nb_checkpoint *c);
 
 const char *nb_checkpoint_path(const nb_checkpoint *c); /* as opened, for messages */
 int64_t nb_checkpoint_n_tensors(const nb_checkpoint *c);
-const nb_stored *nb_checkpoint_tensor(const nb_checkpoint *c, int64_t index);
+const nb_stored *nb_checkpoint_tensor(const nb_checkpoint *c, int64_t index);  /* by name */
 const nb_stored *nb_checkpoint_find(const nb_checkpoint *c, const char *name); /* or NULL */
 
 int nb_checkpoint_n_files(const nb_checkpoint *c);
+const nb_safetensors *nb_checkpoint_file(const nb_checkpoint *c, int index);
+
 /* Bytes of all files, and the mapping's pages are asked for ahead (advice, may do nothing). */
 size_t nb_checkpoint_bytes(const nb_checkpoint *c);
 void nb_checkpoint_prefetch(const nb_checkpoint *c);
 
-/* 64 hex digits and a 0: SHA-256 over the sorted names, types, shapes and a sample of the data of
- * every tensor (its first and last 4096 bytes): quick, and different for different weights. */
+/* 64 hex digits and a 0: SHA-256 over the sorted names, types, shapes and a sample of the data
+ * of every tensor (its first and last 4096 bytes): quick, and different for different weights.
+ */
 void nb_checkpoint_digest(const nb_checkpoint *c, char digest[65]);
-
-/* A model's folder by name: an existing path as it is; "org/name" is looked up in the Hugging
- * Face cache (HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub, ~/.cache/...; the
- * environment comes in through `env`, which may return NULL). Never the network. The caller frees
- * *out. E_NOINPUT with the path that was looked at. */
-typedef const char *nb_getenv_fn(const char *name);
-nb_status nb_model_locate(const char *name, nb_getenv_fn *env, char **out) NB_MUST_CHECK;
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * FLUX.1 transformer: from latents, text states and a noise level to a velocity.
- * Source: the published FLUX.1 model; structure and numbers as in diffusers' FluxTransformer2DModel.
+ * Source: the published FLUX.1 model; structure and numbers as in diffusers'
+ * FluxTransformer2DModel.
  */
 #ifndef NB_MODELS_FLUX_H
 #define NB_MODELS_FLUX_H
@@ -21,8 +22,8 @@ typedef struct nb_flux_config {
     int64_t axes[NB_FLUX_AXES];   /* rope channels of each axis, sum = head_dim */
 } nb_flux_config;
 
-/* Reads transformer/config.json (already parsed; `path` names it in errors). Every field is read
- * and checked, absent ones get FLUX.1's defaults. */
+/* Reads transformer/config.json (already parsed; `path` names it in errors). Every field is
+ * read and checked, absent ones get FLUX.1's defaults. */
 nb_status nb_flux_config_read(const char *path, const json_t *json,
                               nb_flux_config *out) NB_MUST_CHECK;
 
@@ -37,23 +38,25 @@ const nb_flux_config *nb_flux_get_config(const nb_flux *m);
 
 /* What stays the same over the steps of a picture. */
 typedef struct nb_flux_inputs {
-    nb_tensor text;   /* [S_t, text_dim] T5 states */
-    nb_tensor pooled; /* [pooled_dim] */
-    float guidance;   /* the real value, e.g. 3.5; unused without a guidance embedder */
+    nb_tensor text;        /* [S_t, text_dim] T5 states */
+    nb_tensor pooled;      /* [pooled_dim] */
+    float guidance;        /* the real value, e.g. 3.5; unused without a guidance embedder */
     int64_t rows, columns; /* of image tokens: S_i = rows * columns */
     const float *times;    /* [n_steps] what the model sees as t = sigma, in host memory */
     int n_steps;
 } nb_flux_inputs;
 
-/* All that depends on (times, guidance, pooled) and on the text alone, computed once: modulation
- * of every block for all steps, context embedding, rope tables. Lives in the stream's arena, from
- * where the caller saved it. */
+/* All that depends on (times, guidance, pooled) and on the text alone, computed once:
+ * modulation of every block for all steps, context embedding, rope tables; and the step's
+ * working memory. Its tensors live in the stream's arena: rewind it only after nb_flux_end().
+ */
 typedef struct nb_flux_run nb_flux_run;
 nb_status nb_flux_begin(const nb_flux *m, nb_stream *s, const nb_flux_inputs *in,
                         nb_flux_run **out) NB_MUST_CHECK;
+void nb_flux_end(nb_flux_run *run);
 
-/* velocity [S_i, out_channels] = model(latents [S_i, in_channels], times[step]). Allocates
- * nothing but the stream's scratch. */
+/* velocity [S_i, out_channels] = model(latents [S_i, in_channels], times[step]), both dense.
+ * Allocates nothing but the stream's scratch. Faults stick to the stream. */
 void nb_flux_step(const nb_flux_run *run, nb_stream *s, int step, nb_tensor velocity,
                   nb_tensor latents);
 

@@ -1,5 +1,6 @@
 /*
- * T5 v1.1 encoder: token ids to states (Raffel et al. 2020; gated GELU, RMS norm, relative bias).
+ * T5 v1.1 encoder: token ids to states (Raffel et al. 2020; gated GELU, RMS norm, relative
+ * bias).
  */
 #ifndef NB_MODELS_T5_H
 #define NB_MODELS_T5_H
@@ -30,6 +31,7 @@ const nb_t5_config *nb_t5_get_config(const nb_t5 *m);
 
 /* states [n, d_model] of ids [n] (host memory). No mask: padding is attended, as Flux wants it.
  * An id outside the vocabulary makes the stream fault with E_DATA. */
-void nb_t5_encode(const nb_t5 *m, nb_stream *s, nb_tensor states, const int32_t *ids, int64_t n);
+void nb_t5_encode(const nb_t5 *m, nb_stream *s, nb_tensor states, const int32_t *ids,
+                  int64_t n);
 
 #endif

@@ -18,8 +18,8 @@ typedef struct nb_vae_config {
     int64_t latent_channels, out_channels;
     int groups;
     int mid_attention, post_quant_conv;
-    double scaling, shift;   /* z = latents / scaling + shift */
-    int64_t sample_size;     /* tiles of the tiled decode are this large, in pixels */
+    double scaling, shift; /* z = latents / scaling + shift */
+    int64_t sample_size;   /* tiles of the tiled decode are this large, in pixels */
 } nb_vae_config;
 
 nb_status nb_vae_config_read(const char *path, const json_t *json,
@@ -36,7 +36,8 @@ void nb_vae_close(nb_vae *m);
 const nb_vae_config *nb_vae_get_config(const nb_vae *m);
 
 /* image [out_channels, factor*h, factor*w] in about [-1, 1] (not clamped) from latents
- * [latent_channels, h, w] in the transformer's scale: the affine of the config is applied here. */
+ * [latent_channels, h, w] in the transformer's scale: the affine of the config is applied here.
+ */
 void nb_vae_decode(const nb_vae *m, nb_stream *s, nb_tensor image, nb_tensor latents);
 
 /* The same in overlapping tiles of sample_size pixels, a quarter overlapped and blended (as

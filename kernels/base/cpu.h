@@ -1,6 +1,6 @@
 /*
- * What the processor at hand can do, and a mask to pretend that it can do less (the check harness
- * climbs the ladder with it; the program offers it for diagnosis).
+ * What the processor at hand can do, and a mask to pretend that it can do less (the check
+ * harness climbs the ladder with it; the program offers it for diagnosis).
  */
 #ifndef NB_KERNELS_BASE_CPU_H
 #define NB_KERNELS_BASE_CPU_H
@@ -18,7 +18,7 @@ typedef enum nb_cpu_cap {
 
 enum { NB_CPU_N_CAPS = 4 };
 
-unsigned nb_cpu_caps(void);            /* of the processor and the operating system */
+unsigned nb_cpu_caps(void);             /* of the processor and the operating system */
 const char *nb_cpu_cap_name(int index); /* "AVX2" for bit 0 ...; index < NB_CPU_N_CAPS */
 
 /* Processors this process may run on. */

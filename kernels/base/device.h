@@ -1,6 +1,7 @@
 /*
- * A device: memory and a table of operations. An architecture in models/ never asks which device
- * it is on; it allocates from the stream and calls operations, and the table does the rest.
+ * A device: memory and a table of operations. An architecture in models/ never asks which
+ * device it is on; it allocates from the stream and calls operations, and the table does the
+ * rest.
  */
 #ifndef NB_KERNELS_BASE_DEVICE_H
 #define NB_KERNELS_BASE_DEVICE_H
@@ -23,9 +24,9 @@ nb_status nb_device_open(const char *name, nb_device **out) NB_MUST_CHECK;
 
 void nb_device_close(nb_device *d);
 
-const char *nb_device_name(const nb_device *d);            /* "cpu" */
-const struct nb_ops *nb_device_ops(const nb_device *d);    /* kernels/ops.h */
-unsigned nb_device_caps(const nb_device *d);               /* bits of nb_cpu_cap */
+const char *nb_device_name(const nb_device *d);         /* "cpu" */
+const struct nb_ops *nb_device_ops(const nb_device *d); /* kernels/ops.h */
+unsigned nb_device_caps(const nb_device *d);            /* bits of nb_cpu_cap */
 
 #ifdef __cplusplus
 }

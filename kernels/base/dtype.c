@@ -94,18 +94,32 @@ float nb_f32_from_e8m0(uint8_t code)
 
 float nb_load_f32(nb_dtype dtype, const void *data, int64_t index)
 {
-    const unsigned char *at = (const unsigned char *)data + index * (int64_t)nb_dtype_bytes(dtype);
+    const unsigned char *at =
+        (const unsigned char *)data + index * (int64_t)nb_dtype_bytes(dtype);
     uint16_t half;
     float single;
     double wide;
     switch (dtype) {
-    case NB_DTYPE_F32: memcpy(&single, at, sizeof single); return single;
-    case NB_DTYPE_F64: memcpy(&wide, at, sizeof wide); return (float)wide;
-    case NB_DTYPE_F16: memcpy(&half, at, sizeof half); return nb_f32_from_f16(half);
-    case NB_DTYPE_BF16: memcpy(&half, at, sizeof half); return nb_f32_from_bf16(half);
-    case NB_DTYPE_F8_E4M3: return nb_f32_from_e4m3(*at);
-    case NB_DTYPE_F8_E5M2: return nb_f32_from_e5m2(*at);
-    case NB_DTYPE_F8_E8M0: return nb_f32_from_e8m0(*at);
-    default: assert(!"not a floating type"); return NAN;
+    case NB_DTYPE_F32:
+        memcpy(&single, at, sizeof single);
+        return single;
+    case NB_DTYPE_F64:
+        memcpy(&wide, at, sizeof wide);
+        return (float)wide;
+    case NB_DTYPE_F16:
+        memcpy(&half, at, sizeof half);
+        return nb_f32_from_f16(half);
+    case NB_DTYPE_BF16:
+        memcpy(&half, at, sizeof half);
+        return nb_f32_from_bf16(half);
+    case NB_DTYPE_F8_E4M3:
+        return nb_f32_from_e4m3(*at);
+    case NB_DTYPE_F8_E5M2:
+        return nb_f32_from_e5m2(*at);
+    case NB_DTYPE_F8_E8M0:
+        return nb_f32_from_e8m0(*at);
+    default:
+        assert(!"not a floating type");
+        return NAN;
     }
 }

@@ -1,5 +1,6 @@
 /*
- * Element types, named as safetensors names them, and exact conversions of the small float types.
+ * Element types, named as safetensors names them, and exact conversions of the small float
+ * types.
  */
 #ifndef NB_KERNELS_BASE_DTYPE_H
 #define NB_KERNELS_BASE_DTYPE_H
@@ -84,8 +85,8 @@ uint8_t nb_e4m3_from_f32(float value); /* nearest even, saturates at 448, NaN st
 float nb_f32_from_e5m2(uint8_t code);  /* IEEE-like: infinities and NaNs */
 float nb_f32_from_e8m0(uint8_t code);  /* 2^(code-127), 255 is NaN */
 
-/* Element `index` of an array of floating type `dtype` as F32 (F64 is rounded), at any alignment.
- * Integer types are a bug here. */
+/* Element `index` of an array of floating type `dtype` as F32 (F64 is rounded), at any
+ * alignment. Integer types are a bug here. */
 float nb_load_f32(nb_dtype dtype, const void *data, int64_t index);
 
 #ifdef __cplusplus

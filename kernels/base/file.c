@@ -86,7 +86,8 @@ nb_status nb_file_writer_write(nb_file_writer *w, const void *data, size_t bytes
     while (bytes) {
         ssize_t n = write(w->fd, at, bytes);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return nb_fail(NB_E_IO, "%s: cannot be written: %s", w->path, strerror(errno));
+        if (n < 0)
+            return nb_fail(NB_E_IO, "%s: cannot be written: %s", w->path, strerror(errno));
         at += n;
         bytes -= (size_t)n;
     }
@@ -117,7 +118,8 @@ nb_status nb_file_writer_commit(nb_file_writer *w)
     if (close(fd) != 0 && !status)
         status = nb_fail(NB_E_IO, "%s: cannot be closed: %s", w->path, strerror(errno));
     if (!status && rename(w->temporary, w->path) != 0)
-        status = nb_fail(NB_E_CANTCREATE, "%s: cannot be created: %s", w->path, strerror(errno));
+        status =
+            nb_fail(NB_E_CANTCREATE, "%s: cannot be created: %s", w->path, strerror(errno));
     if (status)
         unlink(w->temporary);
     else

@@ -9,12 +9,13 @@
 
 #include "kernels/base/buffer.h"
 
-/* Maps a whole regular file read-only. E_NOINPUT if it is not there or not readable, E_DATA if it
- * is not a regular file. An empty file gives a buffer of 0 bytes. */
+/* Maps a whole regular file read-only. E_NOINPUT if it is not there or not readable, E_DATA if
+ * it is not a regular file. An empty file gives a buffer of 0 bytes. */
 nb_status nb_file_map(const char *path, nb_buffer **out) NB_MUST_CHECK;
 
-/* A new file under a temporary name in the target's folder. Write, then commit (sync, rename over
- * the final name, sync the folder) or abort (unlink). The final name never shows a partial file. */
+/* A new file under a temporary name in the target's folder. Write, then commit (sync, rename
+ * over the final name, sync the folder) or abort (unlink). The final name never shows a partial
+ * file. */
 typedef struct nb_file_writer nb_file_writer;
 nb_status nb_file_writer_open(const char *path, nb_file_writer **out) NB_MUST_CHECK;
 nb_status nb_file_writer_write(nb_file_writer *w, const void *data, size_t bytes) NB_MUST_CHECK;

@@ -4,8 +4,8 @@
 
 static const char *type_name(const json_t *value)
 {
-    static const char *const names[] = {"an object",  "an array", "a string", "an integer",
-                                        "a number",   "true",     "false",    "null"};
+    static const char *const names[] = {"an object", "an array", "a string", "an integer",
+                                        "a number",  "true",     "false",    "null"};
     return names[json_typeof(value)];
 }
 
@@ -14,8 +14,8 @@ nb_status nb_json_parse(const char *path, const char *text, size_t bytes, json_t
     json_error_t error;
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!root)
-        return nb_fail(NB_E_DATA, "%s: not valid JSON: line %d, column %d: %s", path, error.line,
-                       error.column, error.text);
+        return nb_fail(NB_E_DATA, "%s: not valid JSON: line %d, column %d: %s", path,
+                       error.line, error.column, error.text);
     *out = root;
     return NB_OK;
 }
@@ -72,13 +72,14 @@ nb_status nb_json_get_real(const char *path, const json_t *object, const char *k
     if (value && !json_is_number(value)) return wrong_type(path, key, "a number", value);
     double number = value ? json_number_value(value) : fallback;
     if (value && !(number >= min && number <= max))
-        return nb_fail(NB_E_DATA, "%s: %s: wanted %g to %g, found %g", path, key, min, max, number);
+        return nb_fail(NB_E_DATA, "%s: %s: wanted %g to %g, found %g", path, key, min, max,
+                       number);
     *out = number;
     return NB_OK;
 }
 
-nb_status nb_json_get_bool(const char *path, const json_t *object, const char *key, int fallback,
-                           int *out)
+nb_status nb_json_get_bool(const char *path, const json_t *object, const char *key,
+                           int fallback, int *out)
 {
     const json_t *value = find(object, key);
     if (value && !json_is_boolean(value)) return wrong_type(path, key, "true or false", value);

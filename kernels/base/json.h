@@ -22,11 +22,12 @@ nb_status nb_json_load(const char *path, json_t **out) NB_MUST_CHECK;
 /* Value of `key` in `object`. A missing or null key gives `fallback`; a wrong type or a number
  * outside [min, max] is E_DATA. `path` names the file in errors. Strings are borrowed. */
 nb_status nb_json_get_int(const char *path, const json_t *object, const char *key,
-                          int64_t fallback, int64_t min, int64_t max, int64_t *out) NB_MUST_CHECK;
+                          int64_t fallback, int64_t min, int64_t max,
+                          int64_t *out) NB_MUST_CHECK;
 nb_status nb_json_get_real(const char *path, const json_t *object, const char *key,
                            double fallback, double min, double max, double *out) NB_MUST_CHECK;
-nb_status nb_json_get_bool(const char *path, const json_t *object, const char *key, int fallback,
-                           int *out) NB_MUST_CHECK;
+nb_status nb_json_get_bool(const char *path, const json_t *object, const char *key,
+                           int fallback, int *out) NB_MUST_CHECK;
 nb_status nb_json_get_string(const char *path, const json_t *object, const char *key,
                              const char *fallback, const char **out) NB_MUST_CHECK;
 

@@ -1,6 +1,6 @@
 /*
- * The log sink. Libraries never print: they hand a line to the sink, and the program decides what
- * becomes of it. Without a sink lines are dropped. The sink may be called from any thread.
+ * The log sink. Libraries never print: they hand a line to the sink, and the program decides
+ * what becomes of it. Without a sink lines are dropped. The sink may be called from any thread.
  */
 #ifndef NB_KERNELS_BASE_LOG_H
 #define NB_KERNELS_BASE_LOG_H

@@ -1,11 +1,11 @@
 /*
  * Status codes and the one error message.
  *
- * Every function that can meet the world's faults (a file, memory, a device, what the user typed)
- * returns an nb_status; 0 is success everywhere. Whoever detects a fault writes one sentence with
- * nb_fail() - which file, which tensor, what was wanted, what was found - and everybody else only
- * forwards the code. The sentence is kept per thread until the next nb_fail() of that thread.
- * Programming errors are asserts, not statuses.
+ * Every function that can meet the world's faults (a file, memory, a device, what the user
+ * typed) returns an nb_status; 0 is success everywhere. Whoever detects a fault writes one
+ * sentence with nb_fail() - which file, which tensor, what was wanted, what was found - and
+ * everybody else only forwards the code. The sentence is kept per thread until the next
+ * nb_fail() of that thread. Programming errors are asserts, not statuses.
  *
  * The codes follow sysexits(3), so the program's exit code is nb_status_exit_code(status).
  */
@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define NB_MUST_CHECK __attribute__((warn_unused_result))
+#define NB_MUST_CHECK        __attribute__((warn_unused_result))
 #define NB_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
 #define NB_MUST_CHECK
@@ -50,7 +50,8 @@ nb_status nb_fail(nb_status status, const char *format, ...) NB_PRINTF(2, 3);
 /* Puts "context: " in front of the current sentence; for the rare caller that knows more. */
 nb_status nb_fail_context(nb_status status, const char *format, ...) NB_PRINTF(2, 3);
 
-/* The sentence of the last failure in this thread, "" if there was none. Owned by the thread. */
+/* The sentence of the last failure in this thread, "" if there was none. Owned by the thread.
+ */
 const char *nb_error_message(void);
 
 const char *nb_status_name(nb_status status); /* "E_DATA" */

@@ -68,6 +68,22 @@ nb_tensor nb_stream_tensor(nb_stream *s, nb_dtype dtype, int rank, const int64_t
     return t;
 }
 
+static size_t dense_bytes(nb_tensor t)
+{
+    assert(nb_tensor_is_dense(t));
+    return (size_t)nb_tensor_count(t) * nb_dtype_bytes(t.dtype);
+}
+
+void nb_stream_upload(nb_stream *s, nb_tensor to, const void *from)
+{
+    if (s->status == NB_OK) memcpy(to.data, from, dense_bytes(to));
+}
+
+void nb_stream_download(nb_stream *s, void *to, nb_tensor from)
+{
+    if (s->status == NB_OK) memcpy(to, from.data, dense_bytes(from));
+}
+
 void nb_parallel(nb_stream *s, int64_t n_tasks, nb_task_fn *fn, void *arg)
 {
     atomic_int stopped = 0;

@@ -3,8 +3,8 @@
  * scratch memory, a number of threads, the compute policy, and a flag that stops them.
  *
  * Operations return void. A fault (no memory for scratch, a device error, the stop flag) sticks
- * to the stream: later operations do nothing, and nb_stream_sync() hands the status out. Results
- * are complete only after a successful nb_stream_sync().
+ * to the stream: later operations do nothing, and nb_stream_sync() hands the status out.
+ * Results are complete only after a successful nb_stream_sync().
  */
 #ifndef NB_KERNELS_BASE_STREAM_H
 #define NB_KERNELS_BASE_STREAM_H
@@ -25,10 +25,10 @@ typedef struct nb_stream {
     const nb_device *device;
     nb_arena *arena; /* the job's memory and the operations' scratch */
     nb_compute compute;
-    int threads;             /* at least 1 */
-    const atomic_int *stop;  /* NULL, or nonzero asks to stop: E_STOPPED */
-    nb_status status;        /* the first fault, sticky */
-    char message[512];       /* its sentence: faults may happen in another thread */
+    int threads;            /* at least 1 */
+    const atomic_int *stop; /* NULL, or nonzero asks to stop: E_STOPPED */
+    nb_status status;       /* the first fault, sticky */
+    char message[512];      /* its sentence: faults may happen in another thread */
 } nb_stream;
 
 /* threads <= 0: one for each processor. The device and `stop` must outlive the stream. */
@@ -42,10 +42,15 @@ nb_status nb_stream_sync(nb_stream *s) NB_MUST_CHECK;
 /* Makes a fault stick (the first one wins). */
 void nb_stream_fault(nb_stream *s, nb_status status, const char *format, ...) NB_PRINTF(3, 4);
 
-/* A dense tensor of the stream's device out of its arena, uninitialised, valid until the arena is
- * rewound. On shortage the stream faults and the tensor's data is NULL: operations on it are not
- * run because the stream has faulted. */
+/* A dense tensor of the stream's device out of its arena, uninitialised, valid until the arena
+ * is rewound. On shortage the stream faults and the tensor's data is NULL: operations on it are
+ * not run because the stream has faulted. */
 nb_tensor nb_stream_tensor(nb_stream *s, nb_dtype dtype, int rank, const int64_t *shape);
+
+/* Copies a dense host array into a dense tensor, or a dense tensor into a host array; the host
+ * side may be reused when the call returns. Between host and host it is a plain copy. */
+void nb_stream_upload(nb_stream *s, nb_tensor to, const void *from);
+void nb_stream_download(nb_stream *s, void *to, nb_tensor from);
 
 #define NB_SHAPE(...) ((const int64_t[]){__VA_ARGS__})
 

@@ -28,7 +28,8 @@ nb_tensor nb_tensor_slice(nb_tensor t, int dim, int64_t start, int64_t count)
 {
     assert(dim >= 0 && dim < t.rank && start >= 0 && count >= 0);
     assert(start + count <= t.shape[dim]);
-    t.data = (char *)t.data + start * t.stride[dim] * (int64_t)nb_dtype_bytes(t.dtype);
+    if (t.data)
+        t.data = (char *)t.data + start * t.stride[dim] * (int64_t)nb_dtype_bytes(t.dtype);
     t.shape[dim] = count;
     return t;
 }

@@ -1,8 +1,8 @@
 /*
  * A tensor: a small value that views memory of one device. It owns nothing; who made the memory
- * (an arena, a buffer, a mapping) keeps it alive. Strides are in elements; every operation wants
- * the innermost stride to be 1 and says what else it wants, so a column range of a wider matrix
- * or one head of a fused q|k|v row is a tensor too.
+ * (an arena, a buffer, a mapping) keeps it alive. Strides are in elements; every operation
+ * wants the innermost stride to be 1 and says what else it wants, so a column range of a wider
+ * matrix or one head of a fused q|k|v row is a tensor too.
  */
 #ifndef NB_KERNELS_BASE_TENSOR_H
 #define NB_KERNELS_BASE_TENSOR_H
@@ -42,8 +42,8 @@ nb_tensor nb_tensor_reshape(nb_tensor t, int rank, const int64_t *shape);
 /* [R, H*D] (rows may be strided) seen as [R, H, D]. */
 nb_tensor nb_tensor_split_heads(nb_tensor t, int64_t heads);
 
-int64_t nb_tensor_count(nb_tensor t);  /* number of elements */
-int nb_tensor_is_dense(nb_tensor t);   /* contiguous, row-major */
+int64_t nb_tensor_count(nb_tensor t); /* number of elements */
+int nb_tensor_is_dense(nb_tensor t);  /* contiguous, row-major */
 
 static inline float *nb_tensor_f32(nb_tensor t)
 {
