@@ -4,11 +4,13 @@
  * binder.status at its end. Wrong shape, type or a missing tensor gives a sentence with file,
  * tensor, wanted and found.
  *
- * Matrices stay where they are (views into the mapping); vectors are copied to F32 in the
- * arena. FP8 matrices with a scale beside them (`X.weight_scale`, `X.scale_weight`: one F32;
- * per row; or `X.weight_scale_inv`, 128x128 blocks) are bound with it; a checkpoint that says
- * scaled FP8 (a `scaled_fp8` tensor, or any scale) and lacks the scale of an F8 matrix is
- * refused.
+ * Matrices (F32, F16, BF16, F8_E4M3, F8_E5M2) stay where they are, views into the mapping;
+ * vectors are copied to F32 in the arena. A matrix `X.weight` with a scale beside it
+ * (`X.weight_scale`, `X.scale_weight`: one number or one per row; or `X.weight_scale_inv`: one
+ * per 128x128 block, or one number) is bound with it. A checkpoint that says scaled FP8 (a
+ * `scaled_fp8` tensor, or any such scale) and lacks the scale of an F8 tensor is refused; where
+ * there is no scale at all, F8 is a plain cast and means what it says. Tensors that nobody asks
+ * for are no error.
  */
 #ifndef NB_MODELS_BIND_H
 #define NB_MODELS_BIND_H
@@ -21,6 +23,7 @@ typedef struct nb_binder {
     const nb_device *device;
     nb_arena *arena; /* the model's: lives as long as what is bound */
     nb_status status;
+    int scaled; /* the binder's own note: 0 not looked yet, 1 has FP8 scales, -1 has none */
 } nb_binder;
 
 /* A matrix with its optional bias. */
@@ -30,7 +33,7 @@ typedef struct nb_layer {
 } nb_layer;
 
 /* `NAME.weight` as [n, k] (trailing dimensions of 1 are dropped; a convolution's [o, c, kh, kw]
- * counts as k = c*kh*kw), and `NAME.bias` [n] if has_bias. */
+ * counts as k = c*kh*kw and must have kh = kw), and `NAME.bias` [n] if has_bias. */
 nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format,
                        ...) NB_PRINTF(5, 6);
 
