@@ -15,7 +15,7 @@
 
 #include "kernels/base/dtype.h"
 
-enum { GROUP = 16, HALF = GROUP / 2, PHILOX_BLOCK = 256, PHILOX_THREADS_PER_SM = 2048 };
+enum { GROUP = 16, HALF = GROUP / 2, PHILOX_BLOCK = 256 };
 
 static const char *const rng_names[NB_RNG_COUNT] = {"torch-cpu", "torch-cuda"};
 static const char *const noise_names[NB_NOISE_COUNT] = {"default", "f32", "f16", "bf16",
@@ -47,10 +47,13 @@ nb_noise_dtype nb_noise_from_name(const char *name)
     return (nb_noise_dtype)i;
 }
 
-void nb_generator_init(nb_generator *g, nb_rng_kind kind, uint64_t seed, int sms)
+void nb_generator_init(nb_generator *g, nb_rng_kind kind, uint64_t seed)
 {
-    assert(kind < NB_RNG_COUNT && sms > 0 && sms <= NB_RNG_MAX_SMS);
-    *g = (nb_generator){.kind = kind, .seed = seed, .sms = sms};
+    assert(kind < NB_RNG_COUNT);
+    *g = (nb_generator){.kind = kind,
+                        .seed = seed,
+                        .sms = NB_RNG_DEFAULT_SMS,
+                        .sm_threads = NB_RNG_DEFAULT_SM_THREADS};
     nb_mt19937_init(&g->mt, (uint32_t)seed);
 }
 
@@ -212,7 +215,7 @@ static float curand_normal(const uint32_t words[4], int index)
 static void philox_fill(nb_generator *g, float *out, int64_t n)
 {
     int64_t blocks = (n + PHILOX_BLOCK - 1) / PHILOX_BLOCK;
-    int64_t most = (int64_t)g->sms * (PHILOX_THREADS_PER_SM / PHILOX_BLOCK);
+    int64_t most = (int64_t)g->sms * (g->sm_threads / PHILOX_BLOCK);
     int64_t threads = PHILOX_BLOCK * (blocks < most ? blocks : most);
     const uint32_t key[2] = {(uint32_t)g->seed, (uint32_t)(g->seed >> 32)};
     for (int64_t thread = 0; thread < threads && thread < n; thread++) {

@@ -37,7 +37,8 @@ const char *nb_noise_name(nb_noise_dtype dtype);     /* "bf16-8bit" */
 nb_rng_kind nb_rng_from_name(const char *name);      /* NB_RNG_COUNT: no such name */
 nb_noise_dtype nb_noise_from_name(const char *name); /* NB_NOISE_COUNT: no such name */
 
-enum { NB_RNG_DEFAULT_SMS = 132, NB_RNG_MAX_SMS = 65536 };
+/* The device whose values are wanted, by default: an H100 (SXM) or H200. */
+enum { NB_RNG_DEFAULT_SMS = 132, NB_RNG_DEFAULT_SM_THREADS = 2048, NB_RNG_MAX_SMS = 65536 };
 
 typedef struct nb_generator {
     nb_rng_kind kind;
@@ -45,11 +46,13 @@ typedef struct nb_generator {
     int has_next; /* CPU: a second value of a draw of fewer than 16 waits in `next` */
     double next;
     uint64_t seed, offset; /* CUDA */
-    int sms;               /* CUDA: multiprocessors of the device whose values are wanted */
+    int sms;               /* CUDA: multiprocessors of that device, and ... */
+    int sm_threads; /* ... the most threads that one holds: 2048, or 1536 on sm_86, sm_89 */
 } nb_generator;
 
-/* A negative seed is its two's complement, as torch.Generator.manual_seed takes it. */
-void nb_generator_init(nb_generator *g, nb_rng_kind kind, uint64_t seed, int sms);
+/* A negative seed is its two's complement, as torch.Generator.manual_seed takes it. Of CUDA,
+ * the default device; set sms and sm_threads afterwards for another. */
+void nb_generator_init(nb_generator *g, nb_rng_kind kind, uint64_t seed);
 
 /* out [n] = torch.randn(n, dtype). BF16_8BIT wants n to be a multiple of 16 and the CPU's kind:
  * E_USAGE otherwise. */

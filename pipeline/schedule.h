@@ -37,8 +37,9 @@ nb_status nb_schedule_config_read(const char *path, const json_t *json,
 double nb_schedule_mu(const nb_schedule_config *config, int64_t n_tokens);
 
 /* sigmas [n_steps + 1] and times [n_steps] (what the model sees). custom: NULL, or [n_steps]
- * that stand in place of linspace(1, 1/N, N) and still go through the shift. */
-void nb_schedule_make(const nb_schedule_config *config, int n_steps, int64_t n_tokens,
-                      const double *custom, float *sigmas, float *times);
+ * that stand in place of linspace(1, 1/N, N) and still go through the shift. E_USAGE when the
+ * sigmas would not be finite, as with one step and shift_terminal. */
+nb_status nb_schedule_make(const nb_schedule_config *config, int n_steps, int64_t n_tokens,
+                           const double *custom, float *sigmas, float *times) NB_MUST_CHECK;
 
 #endif

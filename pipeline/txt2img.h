@@ -29,7 +29,7 @@ typedef struct nb_txt2img_request {
     int only;              /* with only_set: just this picture of the batch, 0 .. */
     int only_set;
     nb_rng_kind rng;
-    int rng_sms; /* 0: NB_RNG_DEFAULT_SMS; torch-cuda only */
+    int rng_sms, rng_sm_threads; /* 0: an H100's; torch-cuda only (noise.h) */
     nb_noise_dtype noise;
     const char *init_latents; /* safetensors file whose `latents` replace the noise, or NULL */
     const char *dump;         /* safetensors file to write (dump.h), or NULL */
