@@ -258,13 +258,17 @@ static char *expand(const char *argument, const char *case_dir)
     return run_text("%.*s%s%s", (int)(at - argument), argument, case_dir, at + sizeof mark - 1);
 }
 
+/* model NULL: the parts are named in args. */
 static void run_image(const char *nibble, const char *model, const json_t *args,
                       const char *case_dir, const char *temp)
 {
     char *dump = run_text("%s/dump.safetensors", temp), *png = run_text("%s/%%04d.png", temp);
-    const char *argv[RUN_MAX_ARGS] = {nibble, "image",  "-m", model, "--compute",
-                                      "f32",  "--dump", dump, "-o",  png};
-    size_t n = 10, first = n, i;
+    const char *argv[RUN_MAX_ARGS] = {nibble,   "image", "--compute", "f32",
+                                      "--dump", dump,    "-o",        png};
+    size_t n = 8;
+    if (model != NULL) argv[n++] = "-m";
+    if (model != NULL) argv[n++] = model;
+    size_t first = n, i;
     json_t *item;
     json_array_foreach(args, i, item)
     {
@@ -289,7 +293,8 @@ int main(int argc, char **argv)
     if (nb_json_load(json_path, &json) != NB_OK) run_die("%s", nb_error_message());
     const json_t *args = json_object_get(json, "args");
     if (!json_is_array(args) || json_array_size(args) < 2) run_die("case.json: no args");
-    char *model = run_text("%s/%s", dir, string_of(json, "model"));
+    int whole = json_object_get(json, "model") != NULL;
+    char *model = run_text("%s/%s", dir, string_of(json, whole ? "model" : "parts"));
     char *clip = run_text("%s/tokenizer", model), *t5 = run_text("%s/tokenizer_2", model);
     const char *prompt = json_string_value(json_array_get(args, 1));
     if (prompt == NULL || strcmp(json_string_value(json_array_get(args, 0)), "-p") != 0)
@@ -297,7 +302,7 @@ int main(int argc, char **argv)
 
     compare_ids(nibble, clip, prompt, temp, "clip_ids", json_object_get(json, "clip_ids"));
     compare_ids(nibble, t5, prompt, temp, "t5_ids", json_object_get(json, "t5_ids"));
-    run_image(nibble, model, args, dir, temp);
+    run_image(nibble, whole ? model : NULL, args, dir, temp);
     char *dump = run_text("%s/dump.safetensors", temp);
     char *want = run_text("%s/expected.safetensors", dir);
     compare_tensors(dump, want);

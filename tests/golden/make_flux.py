@@ -9,6 +9,8 @@ FOLDER/models/NAME     a pipeline; parts it shares with another one are relative
 FOLDER/CASE/case.json  {"model": folder relative to the case, "args": what follows `nibble image -m MODEL`,
                         "clip_ids", "t5_ids": of the prompt, with special tokens, not cut, not padded}; @CASE@ in an
                         argument stands for the case's folder
+                       "parts": in place of "model" where the parts are single files named in args: the folder that
+                        holds tokenizer/ and tokenizer_2/ (make_single.py)
 FOLDER/CASE/expected.safetensors   the tensors of `nibble image --compute f32 --dump FILE`, F32
 FOLDER/CASE/expected.png           the picture (expected.0.png, expected.1.png ... with -b)
 
@@ -384,11 +386,11 @@ def draw(shape, seed, kind):
     return torch.randn(shape, generator=gen, dtype=NOISE.get(kind, kind)).to(F32)
 
 
-def run(root, case, dtype=F32, damage=None):
+def run(root, case, dtype=F32, damage=None, load=load_pipeline):
     """-> (tensors as nibble dumps them, pictures as PIL, ids)"""
     spec = CASES[case]
     folder = f"{root}/models/{spec['model']}"
-    pipe = load_pipeline(folder, dtype)
+    pipe = load(folder, dtype)
     if damage:
         damage(pipe)
     width, height = spec["size"]
@@ -460,11 +462,15 @@ def make_case(root, case):
         latents = torch.randn(spec["init"], generator=torch.Generator().manual_seed(99)) * 0.9 + 0.1
         save_file({"latents": latents}, f"{folder}/latents.safetensors")
     tensors, pictures, ids = run(root, case)
+    save_case(folder, tensors, pictures, {"model": f"../models/{spec['model']}", "args": arguments(spec), **ids})
+
+
+def save_case(folder, tensors, pictures, case):
     save_file(tensors, f"{folder}/expected.safetensors")
     for i, p in enumerate(pictures):
         p.save(f"{folder}/expected.png" if len(pictures) == 1 else f"{folder}/expected.{i}.png")
-    tiny_tokenizers.dump(f"{folder}/case.json", {"model": f"../models/{spec['model']}", "args": arguments(spec), **ids})
-    describe(case, tensors)
+    tiny_tokenizers.dump(f"{folder}/case.json", case)
+    describe(os.path.basename(folder), tensors)
 
 
 def describe(case, tensors):
@@ -570,17 +576,21 @@ def check(root, case):
               f"  prompt_embeds {spread(good, bad, 'prompt_embeds'):.1e}")
 
 
+def calm():
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("-o", default=f"{HERE}/flux", help="output folder")
     ap.add_argument("--check", action="store_true")
     ap.add_argument("cases", nargs="*", default=list(CASES))
     opt = ap.parse_args()
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)
+    calm()
     for case in opt.cases or list(CASES):
         (check if opt.check else make_case)(opt.o, case)
 
