@@ -192,16 +192,17 @@ static void forward_block(const nb_clip_config *c, nb_stream *s, const struct bl
             .y = w->x, .x = w->hidden, .w = &b->fc2.w, .bias = b->fc2.bias, .residual = w->x});
 }
 
-/* Token and position embeddings of ids 0 ... n-1. */
-static void embed(const nb_clip *m, nb_stream *s, nb_tensor x, const int32_t *ids, int64_t n)
+/* x = token and position embeddings of ids 0 ... n-1; `positions` [n, d_model] is scratch. */
+static void embed(const nb_clip *m, nb_stream *s, nb_tensor x, nb_tensor positions,
+                  const int32_t *ids, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= m->config.vocab)
             nb_stream_fault(s, NB_E_DATA,
                             "CLIP: wanted token ids below %lld (vocab_size), found %d",
                             (long long)m->config.vocab, ids[i]);
-    nb_embed(s, &(nb_embed_args){.y = x, .w = &m->positions, .ids = m->position_ids});
-    nb_embed(s, &(nb_embed_args){.y = x, .w = &m->tokens, .ids = ids, .add = x});
+    nb_embed(s, &(nb_embed_args){.y = positions, .w = &m->positions, .ids = m->position_ids});
+    nb_embed(s, &(nb_embed_args){.y = x, .w = &m->tokens, .ids = ids, .add = positions});
 }
 
 void nb_clip_encode(const nb_clip *m, nb_stream *s, nb_tensor pooled, const int32_t *ids,
@@ -227,7 +228,7 @@ void nb_clip_encode(const nb_clip *m, nb_stream *s, nb_tensor pooled, const int3
         .attn = d_model[5],
         .hidden = nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(rows, c->d_ff)),
     };
-    embed(m, s, w.x, ids, rows);
+    embed(m, s, w.x, w.norm, ids, rows);
     for (int64_t i = 0; i < c->n_layers; i++) forward_block(c, s, &m->blocks[i], &w);
     normalise(c, s, &m->final_norm, nb_tensor_reshape(pooled, 2, NB_SHAPE(1, c->d_model)),
               nb_tensor_slice(w.x, 0, at, 1));
