@@ -95,16 +95,12 @@ static nb_status check_vector_shape(const nb_stored *t, int64_t n)
 
 /* --- scales of FP8 --- */
 
-static int ends_with(const char *text, const char *suffix)
-{
-    size_t n = strlen(text), m = strlen(suffix);
-    return n >= m && strcmp(text + n - m, suffix) == 0;
-}
-
 static int is_scale_name(const char *name)
 {
-    return ends_with(name, ".weight_scale") || ends_with(name, ".scale_weight") ||
-           ends_with(name, ".weight_scale_inv") || ends_with(name, "scaled_fp8");
+    return nb_name_ends_with(name, ".weight_scale") ||
+           nb_name_ends_with(name, ".scale_weight") ||
+           nb_name_ends_with(name, ".weight_scale_inv") ||
+           nb_name_ends_with(name, "scaled_fp8");
 }
 
 static int is_scaled(nb_binder *b)
@@ -151,7 +147,7 @@ static int64_t blocks(int64_t n)
 static nb_status scale_kind_of(const nb_stored *t, const nb_weight *w, nb_scale_kind *out)
 {
     int64_t block_shape[2] = {blocks(w->n), blocks(w->k)};
-    int by_block = ends_with(t->name, "_inv");
+    int by_block = nb_name_ends_with(t->name, "_inv");
     if (nb_stored_count(t) == 1) {
         *out = NB_SCALE_NONE;
         return NB_OK;
@@ -189,7 +185,7 @@ static nb_status find_scale(const nb_binder *b, const nb_stored *weight, const n
     static const char *const suffixes[] = {"weight_scale", "scale_weight", "weight_scale_inv"};
     char name[NAME_BYTES + 32];
     *out = NULL;
-    if (!ends_with(weight->name, ".weight")) return NB_OK;
+    if (!nb_name_ends_with(weight->name, ".weight")) return NB_OK;
     int stem = (int)(strlen(weight->name) - strlen("weight"));
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         snprintf(name, sizeof name, "%.*s%s", stem, weight->name, suffixes[i]);

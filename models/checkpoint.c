@@ -25,12 +25,6 @@ struct nb_checkpoint {
 
 static const char SUFFIX[] = ".safetensors", INDEX_SUFFIX[] = ".safetensors.index.json";
 
-static int ends_with(const char *text, const char *suffix)
-{
-    size_t n = strlen(text), m = strlen(suffix);
-    return n >= m && strcmp(text + n - m, suffix) == 0;
-}
-
 static nb_status add_file(nb_checkpoint *c, const char *path)
 {
     nb_safetensors **files = realloc(c->files, ((size_t)c->n_files + 1) * sizeof *files);
@@ -159,7 +153,7 @@ static nb_status find_only(const char *folder, const char *suffix, char **out)
     DIR *dir = opendir(folder);
     if (!dir) return nb_fail(NB_E_NOINPUT, "%s: cannot be read: %s", folder, strerror(errno));
     for (const struct dirent *entry; !status && (entry = readdir(dir));) {
-        if (!ends_with(entry->d_name, suffix)) continue;
+        if (!nb_name_ends_with(entry->d_name, suffix)) continue;
         if (found)
             status = nb_fail(NB_E_NOINPUT, "%s: several *%s files; name the one to read",
                              folder, suffix);
@@ -203,7 +197,7 @@ static nb_status find_in_folder(const char *folder, char **out)
 
 static nb_status open_files(nb_checkpoint *c, const char *path)
 {
-    return ends_with(path, ".json") ? open_index(c, path) : add_file(c, path);
+    return nb_name_ends_with(path, ".json") ? open_index(c, path) : add_file(c, path);
 }
 
 static nb_status open_path(nb_checkpoint *c)

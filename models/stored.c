@@ -26,6 +26,12 @@ const char *nb_shape_text(int rank, const int64_t *shape, char text[NB_SHAPE_TEX
     return text;
 }
 
+int nb_name_ends_with(const char *name, const char *suffix)
+{
+    size_t n = strlen(name), m = strlen(suffix);
+    return n >= m && strcmp(name + n - m, suffix) == 0;
+}
+
 static int compare_names(const void *a, const void *b)
 {
     const nb_stored *const *x = a, *const *y = b;

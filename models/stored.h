@@ -30,6 +30,9 @@ int64_t nb_stored_count(const nb_stored *t); /* elements */
 enum { NB_SHAPE_TEXT_BYTES = 176 };
 const char *nb_shape_text(int rank, const int64_t *shape, char text[NB_SHAPE_TEXT_BYTES]);
 
+/* Does a name (or a path) end so? */
+int nb_name_ends_with(const char *name, const char *suffix);
+
 /* A fresh list of the n tensors, sorted by name. If two have one name, *twice is its first
  * entry (else NULL) and the list is still good. The caller frees *out. E_SYSTEM. */
 nb_status nb_stored_index(const nb_stored *const *tensors, int64_t n, const nb_stored ***out,
