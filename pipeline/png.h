@@ -16,11 +16,10 @@ typedef struct nb_image {
     uint8_t *rgb; /* [height, width, 3] */
 } nb_image;
 
-/* A text chunk: tEXt where the text is Latin-1 and has no iTXt forced, else iTXt. UTF-8 here.
- */
+/* A text chunk, in UTF-8: tEXt where it is ASCII, else (or if asked for) iTXt. */
 typedef struct nb_png_text {
     const char *key, *text;
-    int international; /* iTXt even if Latin-1 would do */
+    int international; /* iTXt in any case */
 } nb_png_text;
 
 /* rgb from planes [3, H, W] in 0 .. 1 (clamped; NaN gives 0): x * 255, half to even. The caller
@@ -39,7 +38,7 @@ nb_status nb_png_write_fd(int fd, const char *name, const nb_image *image,
  * dropped). E_NOINPUT, E_DATA. The caller frees out->rgb. */
 nb_status nb_png_read(const char *path, nb_image *out) NB_MUST_CHECK;
 
-/* The text of a key in a file's text chunks as UTF-8, into a fresh string that the caller
+/* The text of a key in the text chunks before the pixels, into a fresh string that the caller
  * frees; NULL in *out if there is no such key. */
 nb_status nb_png_read_text(const char *path, const char *key, char **out) NB_MUST_CHECK;
 
