@@ -1,0 +1,19 @@
+/*
+ * The prompt, from whichever of its places counts: the words of the command line, --prompt,
+ * --prompt-file, or stdin for "-".
+ */
+#ifndef NB_CLI_PROMPT_H
+#define NB_CLI_PROMPT_H
+
+#include "cli/options.h"
+
+/* A fresh string that the caller frees: UTF-8 without NUL. `prompt` and `file` are the values
+ * of the flags `prompt` and `prompt-file`, NULL where not given. E_USAGE: none, or two from the
+ * same place. E_DATA: not UTF-8, or longer than 16 MiB. E_NOINPUT, E_IO. */
+nb_status nb_prompt_read(const nb_parsed *parsed, const char *prompt, const char *file,
+                         char **out) NB_MUST_CHECK;
+
+/* E_DATA, saying where, if a text is not UTF-8; `name` says which one it is. */
+nb_status nb_prompt_check(const char *name, const char *text) NB_MUST_CHECK;
+
+#endif
