@@ -13,6 +13,9 @@
 #include "models/vae.h"
 #include "pipeline/noise.h"
 #include "pipeline/schedule.h"
+#include "text/tokenizer.h"
+
+enum { NB_MAX_T5_LENGTH = 512 }; /* as FluxPipeline */
 
 typedef struct nb_pipeline nb_pipeline;
 
@@ -49,8 +52,7 @@ typedef struct nb_pipeline_info {
     int64_t pixels_per_token; /* sizes are multiples of this: 16 */
     int64_t default_width, default_height;
     int default_steps;            /* 28 with a guidance embedder, 4 without */
-    int64_t max_t5_length;        /* what the tokenizer says, at most 512 */
-    int64_t default_t5_length;    /* 512 or 256, at most max_t5_length */
+    int64_t default_t5_length;    /* 512 or 256; at most what the tokenizer's config says */
     nb_noise_dtype default_noise; /* after the type of T5's weights */
 } nb_pipeline_info;
 const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p);
@@ -67,12 +69,12 @@ nb_status nb_pipeline_vae(nb_pipeline *p, const nb_vae **out) NB_MUST_CHECK;
 /* Closes a part and releases its mapping; it is opened again when next needed. */
 void nb_pipeline_release(nb_pipeline *p, nb_part part);
 
-/* Token ids of a prompt as FLUX.1 wants them: CLIP's of exactly clip.max_positions, T5's of
- * exactly n (cut with the end token kept, padded). The caller owns the storage. *used is how
- * many ids are not padding; *cut is whether the prompt was cut. Tokenizers stay open. */
-nb_status nb_pipeline_clip_ids(nb_pipeline *p, const char *prompt, int32_t *ids, int64_t *used,
-                               int *cut) NB_MUST_CHECK;
-nb_status nb_pipeline_t5_ids(nb_pipeline *p, const char *prompt, int32_t *ids, int64_t n,
-                             int64_t *used, int *cut) NB_MUST_CHECK;
+/* Token ids of a prompt as FLUX.1 wants them, in storage that the caller finis: CLIP's padded
+ * to its positions (77), T5's to `length`; longer ones are cut with the end token kept (n_cut
+ * tells by how much). Tokenizers stay open. */
+nb_status nb_pipeline_clip_ids(nb_pipeline *p, const char *prompt,
+                               nb_token_ids *out) NB_MUST_CHECK;
+nb_status nb_pipeline_t5_ids(nb_pipeline *p, const char *prompt, int64_t length,
+                             nb_token_ids *out) NB_MUST_CHECK;
 
 #endif

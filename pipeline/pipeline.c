@@ -1,0 +1,433 @@
+/*
+ * Opening reads model_index.json and every config, and T5's headers for the type of its
+ * weights; nothing is mapped in that is not looked at. Where a part's files lie is in `weights`
+ * and `tokenizers` alone, so that single files can take the place of the published folders.
+ */
+#include "pipeline/pipeline.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/file.h"
+#include "kernels/base/json.h"
+
+enum { CLIP_IDS, T5_IDS, N_TOKENIZERS, DEFAULT_LATENTS = 128, DEFAULT_CLIP_LENGTH = 77 };
+
+struct nb_pipeline {
+    const nb_device *device;
+    char *directory, *name;
+    nb_pipeline_info info;
+    char *weights[NB_PART_COUNT];
+    char *tokenizer_paths[N_TOKENIZERS];
+    nb_checkpoint *checkpoints[NB_PART_COUNT];
+    char digests[NB_PART_COUNT][65]; /* "" until asked for */
+    nb_clip *clip;
+    nb_t5 *t5;
+    nb_flux *flux;
+    nb_vae *vae;
+    nb_tokenizer *tokenizers[N_TOKENIZERS];
+};
+
+/* What model_index.json must say of a component; NULL-terminated alternatives. */
+struct component {
+    const char *key;
+    const char *classes[4];
+};
+
+static const struct component components[] = {
+    {"scheduler", {"FlowMatchEulerDiscreteScheduler"}},
+    {"text_encoder", {"CLIPTextModel"}},
+    {"text_encoder_2", {"T5EncoderModel"}},
+    {"tokenizer", {"CLIPTokenizer", "CLIPTokenizerFast"}},
+    {"tokenizer_2", {"T5TokenizerFast", "T5Tokenizer"}},
+    {"transformer", {"FluxTransformer2DModel"}},
+    {"vae", {"AutoencoderKL"}},
+};
+
+static const struct part {
+    const char *name, *folder;
+} parts[NB_PART_COUNT] = {
+    [NB_PART_CLIP] = {"clip", "text_encoder"},
+    [NB_PART_T5] = {"t5", "text_encoder_2"},
+    [NB_PART_FLUX] = {"transformer", "transformer"},
+    [NB_PART_VAE] = {"vae", "vae"},
+};
+
+const char *nb_part_name(nb_part part)
+{
+    return parts[part].name;
+}
+
+static nb_status no_memory(void)
+{
+    return nb_fail(NB_E_SYSTEM, "out of memory while a pipeline is opened");
+}
+
+int nb_pipeline_is_one(const char *path)
+{
+    char *index = nb_path_join(path, "model_index.json");
+    int is_one = index && nb_file_exists(index);
+    free(index);
+    return is_one;
+}
+
+/* ---- model_index.json ---------------------------------------------------------------------
+ */
+
+static nb_status check_component(const char *path, const json_t *index,
+                                 const struct component *c)
+{
+    const json_t *pair = json_object_get(index, c->key);
+    const char *class = json_string_value(json_array_get(pair, 1));
+    if (!class)
+        return nb_fail(NB_E_DATA, "%s: %s: wanted [library, class], found none", path, c->key);
+    for (int i = 0; c->classes[i]; i++)
+        if (strcmp(class, c->classes[i]) == 0) return NB_OK;
+    return nb_fail(NB_E_DATA, "%s: %s: wanted %s, found %s", path, c->key, c->classes[0],
+                   class);
+}
+
+static nb_status check_classes(const char *path, const json_t *index)
+{
+    const char *class;
+    NB_TRY(nb_json_get_string(path, index, "_class_name", "", &class));
+    if (strcmp(class, "FluxPipeline") != 0)
+        return nb_fail(NB_E_DATA, "%s: _class_name: wanted FluxPipeline, found %s", path,
+                       *class ? class : "none");
+    for (size_t i = 0; i < sizeof components / sizeof *components; i++)
+        NB_TRY(check_component(path, index, &components[i]));
+    return NB_OK;
+}
+
+static nb_status read_index(const char *directory)
+{
+    char *path = nb_path_join(directory, "model_index.json");
+    json_t *index;
+    if (!path) return no_memory();
+    nb_status status = nb_json_load(path, &index);
+    if (!status) {
+        status = check_classes(path, index);
+        json_decref(index);
+    }
+    free(path);
+    return status;
+}
+
+/* ---- configs ------------------------------------------------------------------------------
+ */
+
+/* Readers of configs have one shape but for the type of what they fill in. */
+static nb_status read_flux(const char *path, const json_t *json, void *info)
+{
+    return nb_flux_config_read(path, json, &((nb_pipeline_info *)info)->flux);
+}
+
+static nb_status read_t5(const char *path, const json_t *json, void *info)
+{
+    return nb_t5_config_read(path, json, &((nb_pipeline_info *)info)->t5);
+}
+
+static nb_status read_clip(const char *path, const json_t *json, void *info)
+{
+    return nb_clip_config_read(path, json, &((nb_pipeline_info *)info)->clip);
+}
+
+static nb_status read_vae(const char *path, const json_t *json, void *info)
+{
+    return nb_vae_config_read(path, json, &((nb_pipeline_info *)info)->vae);
+}
+
+static nb_status read_schedule(const char *path, const json_t *json, void *info)
+{
+    return nb_schedule_config_read(path, json, &((nb_pipeline_info *)info)->schedule);
+}
+
+static nb_status read_config(const char *directory, const char *file,
+                             nb_status (*read)(const char *, const json_t *, void *),
+                             nb_pipeline_info *info)
+{
+    char *path = nb_path_join(directory, file);
+    json_t *json;
+    if (!path) return no_memory();
+    nb_status status = nb_json_load(path, &json);
+    if (!status) {
+        status = read(path, json, info);
+        json_decref(json);
+    }
+    free(path);
+    return status;
+}
+
+/* What one component gives, another one takes. */
+static nb_status check_widths(const char *directory, const nb_pipeline_info *info)
+{
+    const struct {
+        const char *wanted_by, *given_by;
+        int64_t wanted, given;
+    } widths[] = {
+        {"transformer: joint_attention_dim", "text_encoder_2: d_model", info->flux.text_dim,
+         info->t5.d_model},
+        {"transformer: pooled_projection_dim", "text_encoder: hidden_size",
+         info->flux.pooled_dim, info->clip.d_model},
+        {"transformer: in_channels", "vae: latent_channels times 4", info->flux.in_channels,
+         4 * info->vae.latent_channels},
+        {"transformer: in_channels", "transformer: out_channels", info->flux.in_channels,
+         info->flux.out_channels},
+        {"a picture's channels", "vae: out_channels", 3, info->vae.out_channels},
+    };
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        if (widths[i].wanted != widths[i].given)
+            return nb_fail(NB_E_DATA, "%s: %s is %lld, but %s is %lld", directory,
+                           widths[i].wanted_by, (long long)widths[i].wanted, widths[i].given_by,
+                           (long long)widths[i].given);
+    return NB_OK;
+}
+
+static nb_status read_configs(nb_pipeline *p)
+{
+    const char *d = p->directory;
+    NB_TRY(read_config(d, "scheduler/scheduler_config.json", read_schedule, &p->info));
+    NB_TRY(read_config(d, "text_encoder/config.json", read_clip, &p->info));
+    NB_TRY(read_config(d, "text_encoder_2/config.json", read_t5, &p->info));
+    NB_TRY(read_config(d, "transformer/config.json", read_flux, &p->info));
+    NB_TRY(read_config(d, "vae/config.json", read_vae, &p->info));
+    return check_widths(d, &p->info);
+}
+
+/* ---- defaults -----------------------------------------------------------------------------
+ */
+
+static nb_status open_checkpoint(nb_pipeline *p, nb_part part)
+{
+    if (p->checkpoints[part]) return NB_OK;
+    return nb_checkpoint_open(p->weights[part], &p->checkpoints[part]);
+}
+
+static nb_status open_tokenizer(nb_pipeline *p, int which)
+{
+    if (p->tokenizers[which]) return NB_OK;
+    return nb_tokenizer_open(p->tokenizer_paths[which], &p->tokenizers[which]);
+}
+
+/* FluxPipeline draws the noise in the type of T5's weights: here the type of most of their
+ * bytes. Of types that torch cannot draw (FP8), what such files are run in: BF16. */
+static nb_noise_dtype noise_of(const nb_checkpoint *t5)
+{
+    size_t bytes[NB_DTYPE_COUNT] = {0}, most = 0;
+    nb_dtype dtype = NB_DTYPE_BF16;
+    for (int64_t i = 0; i < nb_checkpoint_n_tensors(t5); i++) {
+        const nb_stored *t = nb_checkpoint_tensor(t5, i);
+        bytes[t->dtype] += t->bytes;
+        if (bytes[t->dtype] <= most) continue;
+        most = bytes[t->dtype];
+        dtype = t->dtype;
+    }
+    if (dtype == NB_DTYPE_F32) return NB_NOISE_F32;
+    return dtype == NB_DTYPE_F16 ? NB_NOISE_F16 : NB_NOISE_BF16;
+}
+
+/* 128 latents a side, as FluxPipeline; a VAE that was trained on smaller pictures than these
+ * says so in sample_size, and so does a small model's tokenizer_2 in model_max_length. */
+static nb_status set_defaults(nb_pipeline *p)
+{
+    nb_pipeline_info *info = &p->info;
+    int64_t factor = nb_vae_config_factor(&info->vae), side = DEFAULT_LATENTS * factor;
+    info->pixels_per_token = 2 * factor;
+    if (info->vae.sample_size > 0 && info->vae.sample_size < side) side = info->vae.sample_size;
+    side = side / info->pixels_per_token * info->pixels_per_token;
+    if (side < info->pixels_per_token) side = info->pixels_per_token;
+    info->default_width = info->default_height = side;
+    info->default_steps = info->flux.guidance ? 28 : 4;
+    NB_TRY(open_tokenizer(p, T5_IDS));
+    int64_t most = nb_tokenizer_max_length(p->tokenizers[T5_IDS]);
+    info->default_t5_length = info->flux.guidance ? NB_MAX_T5_LENGTH : NB_MAX_T5_LENGTH / 2;
+    if (most > 0 && most < info->default_t5_length) info->default_t5_length = most;
+    NB_TRY(open_checkpoint(p, NB_PART_T5));
+    info->default_noise = noise_of(p->checkpoints[NB_PART_T5]);
+    return NB_OK;
+}
+
+/* "org/name" of a snapshot in the Hugging Face cache, .../models--org--name/snapshots/COMMIT;
+ * else the folder's own name. */
+static char *model_name(const char *directory)
+{
+    static const char mark[] = "models--";
+    char *path = realpath(directory, NULL), *name = NULL;
+    if (!path) return strdup(directory);
+    char *start = strstr(path, mark), *end = start ? strstr(start, "/snapshots/") : NULL;
+    if (end && (start == path || start[-1] == '/')) {
+        *end = 0;
+        start += sizeof mark - 1;
+        char *dashes = strstr(start, "--");
+        if (dashes) {
+            *dashes = '/';
+            memmove(dashes + 1, dashes + 2, strlen(dashes + 2) + 1);
+        }
+        name = strdup(start);
+    } else {
+        char *slash = strrchr(path, '/');
+        name = strdup(slash && slash[1] ? slash + 1 : path);
+    }
+    free(path);
+    return name;
+}
+
+static nb_status set_paths(nb_pipeline *p, const char *directory)
+{
+    p->directory = strdup(directory);
+    p->name = model_name(directory);
+    p->tokenizer_paths[CLIP_IDS] = nb_path_join(directory, "tokenizer");
+    p->tokenizer_paths[T5_IDS] = nb_path_join(directory, "tokenizer_2");
+    int ok =
+        p->directory && p->name && p->tokenizer_paths[CLIP_IDS] && p->tokenizer_paths[T5_IDS];
+    for (int i = 0; i < NB_PART_COUNT; i++) {
+        p->weights[i] = nb_path_join(directory, parts[i].folder);
+        ok = ok && p->weights[i];
+    }
+    p->info.directory = p->directory;
+    p->info.name = p->name;
+    return ok ? NB_OK : no_memory();
+}
+
+static nb_status open_into(nb_pipeline *p, const char *directory)
+{
+    NB_TRY(set_paths(p, directory));
+    NB_TRY(read_index(directory));
+    NB_TRY(read_configs(p));
+    return set_defaults(p);
+}
+
+nb_status nb_pipeline_open(const char *directory, const nb_device *device, nb_pipeline **out)
+{
+    nb_pipeline *p = calloc(1, sizeof *p);
+    if (!p) return no_memory();
+    p->device = device;
+    nb_status status = open_into(p, directory);
+    if (status) {
+        nb_pipeline_close(p);
+        return status;
+    }
+    *out = p;
+    return NB_OK;
+}
+
+void nb_pipeline_close(nb_pipeline *p)
+{
+    if (!p) return;
+    for (int i = 0; i < NB_PART_COUNT; i++) {
+        nb_pipeline_release(p, (nb_part)i);
+        free(p->weights[i]);
+    }
+    for (int i = 0; i < N_TOKENIZERS; i++) {
+        nb_tokenizer_close(p->tokenizers[i]);
+        free(p->tokenizer_paths[i]);
+    }
+    free(p->directory);
+    free(p->name);
+    free(p);
+}
+
+const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p)
+{
+    return &p->info;
+}
+
+/* ---- parts --------------------------------------------------------------------------------
+ */
+
+nb_status nb_pipeline_digest(nb_pipeline *p, nb_part part, char digest[65])
+{
+    NB_TRY(open_checkpoint(p, part));
+    if (!p->digests[part][0]) nb_checkpoint_digest(p->checkpoints[part], p->digests[part]);
+    memcpy(digest, p->digests[part], sizeof p->digests[part]);
+    return NB_OK;
+}
+
+nb_status nb_pipeline_clip(nb_pipeline *p, const nb_clip **out)
+{
+    NB_TRY(open_checkpoint(p, NB_PART_CLIP));
+    if (!p->clip)
+        NB_TRY(nb_clip_open(p->checkpoints[NB_PART_CLIP], &p->info.clip, p->device, &p->clip));
+    *out = p->clip;
+    return NB_OK;
+}
+
+nb_status nb_pipeline_t5(nb_pipeline *p, const nb_t5 **out)
+{
+    NB_TRY(open_checkpoint(p, NB_PART_T5));
+    if (!p->t5) NB_TRY(nb_t5_open(p->checkpoints[NB_PART_T5], &p->info.t5, p->device, &p->t5));
+    *out = p->t5;
+    return NB_OK;
+}
+
+nb_status nb_pipeline_flux(nb_pipeline *p, const nb_flux **out)
+{
+    NB_TRY(open_checkpoint(p, NB_PART_FLUX));
+    if (!p->flux)
+        NB_TRY(nb_flux_open(p->checkpoints[NB_PART_FLUX], &p->info.flux, p->device, &p->flux));
+    *out = p->flux;
+    return NB_OK;
+}
+
+nb_status nb_pipeline_vae(nb_pipeline *p, const nb_vae **out)
+{
+    NB_TRY(open_checkpoint(p, NB_PART_VAE));
+    if (!p->vae)
+        NB_TRY(nb_vae_open(p->checkpoints[NB_PART_VAE], &p->info.vae, p->device, &p->vae));
+    *out = p->vae;
+    return NB_OK;
+}
+
+static void close_model(nb_pipeline *p, nb_part part)
+{
+    if (part == NB_PART_CLIP && p->clip) {
+        nb_clip_close(p->clip);
+        p->clip = NULL;
+    } else if (part == NB_PART_T5 && p->t5) {
+        nb_t5_close(p->t5);
+        p->t5 = NULL;
+    } else if (part == NB_PART_FLUX && p->flux) {
+        nb_flux_close(p->flux);
+        p->flux = NULL;
+    } else if (part == NB_PART_VAE && p->vae) {
+        nb_vae_close(p->vae);
+        p->vae = NULL;
+    }
+}
+
+void nb_pipeline_release(nb_pipeline *p, nb_part part)
+{
+    close_model(p, part);
+    if (p->checkpoints[part]) nb_checkpoint_close(p->checkpoints[part]);
+    p->checkpoints[part] = NULL;
+}
+
+/* ---- prompts ------------------------------------------------------------------------------
+ */
+
+static nb_status encode(nb_pipeline *p, int which, const char *prompt, int64_t length,
+                        nb_token_ids *out)
+{
+    NB_TRY(open_tokenizer(p, which));
+    const nb_encode_args args = {.max_length = length, .pad = 1};
+    nb_status status =
+        nb_tokenizer_encode(p->tokenizers[which], prompt, strlen(prompt), &args, out);
+    if (status) return nb_fail_context(status, "prompt");
+    return NB_OK;
+}
+
+nb_status nb_pipeline_clip_ids(nb_pipeline *p, const char *prompt, nb_token_ids *out)
+{
+    NB_TRY(open_tokenizer(p, CLIP_IDS));
+    int64_t length = nb_tokenizer_max_length(p->tokenizers[CLIP_IDS]);
+    if (length <= 0) length = DEFAULT_CLIP_LENGTH;
+    if (length > p->info.clip.max_positions) length = p->info.clip.max_positions;
+    return encode(p, CLIP_IDS, prompt, length, out);
+}
+
+nb_status nb_pipeline_t5_ids(nb_pipeline *p, const char *prompt, int64_t length,
+                             nb_token_ids *out)
+{
+    return encode(p, T5_IDS, prompt, length, out);
+}
