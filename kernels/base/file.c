@@ -36,7 +36,8 @@ static nb_status map_descriptor(int fd, const char *path, nb_buffer **out)
 
 nb_status nb_file_map(const char *path, nb_buffer **out)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Without O_NONBLOCK a FIFO would make us wait for its writer. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return nb_fail(NB_E_NOINPUT, "%s: cannot be read: %s", path, strerror(errno));
     nb_status status = map_descriptor(fd, path, out);
     close(fd);

@@ -18,6 +18,13 @@ static const struct {
 #undef ROW
 };
 
+/* Names come out of files: none may end the line or steer the terminal. */
+static void blank_controls(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+}
+
 nb_status nb_fail(nb_status status, const char *format, ...)
 {
     /* Formatted aside first: an argument may be the current message itself. */
@@ -27,6 +34,7 @@ nb_status nb_fail(nb_status status, const char *format, ...)
     va_start(args, format);
     vsnprintf(fresh, sizeof fresh, format, args);
     va_end(args);
+    blank_controls(fresh);
     memcpy(message, fresh, sizeof message);
     return status;
 }
