@@ -61,9 +61,7 @@ install_missing() {
 build() {
     local folder=$1 target=$2
     shift 2
-    if [ "$#" -gt 0 ] || [ ! -e "$folder/CMakeCache.txt" ]; then
-        quietly cmake -S "$here" -B "$folder" -DCMAKE_BUILD_TYPE=Release "$@"
-    fi
+    quietly cmake -S "$here" -B "$folder" -DCMAKE_BUILD_TYPE=Release "$@"
     quietly cmake --build "$folder" --target "$target" -j "$jobs"
 }
 
@@ -72,6 +70,7 @@ build_program() {
     if [ ! -x "$here/build/nibble" ]; then
         say "building build/nibble on $jobs processors"
     fi
+    # The tests need packages of their own; a build that has them already keeps them.
     if [ -e "$here/build/CMakeCache.txt" ]; then
         build "$here/build" nibble
     else
