@@ -129,8 +129,8 @@ static void print_description(json_t *json)
     json_object_foreach(json_object_get(json, "libraries"), key, value)
         printf("%s %s %s", i++ ? "," : "", key, json_string_value(value));
     printf("\nbuilt-in demo     %s\n", text_of(json, "demo"));
-    printf("would use         device %s, compute %s:", text_of(json, "device"),
-           text_of(json, "compute"));
+    printf("would use         device %s, compute %s:\n                 ",
+           text_of(json, "device"), text_of(json, "compute"));
     i = 0;
     json_object_foreach(json_object_get(json, "variants"), key, value)
         printf("%s %s %s", i++ ? "," : "", key, json_string_value(value));

@@ -37,8 +37,10 @@ static void print_option(const nb_option *o)
     int off = o->type == NB_OPTION_FLAG && o->fallback && !strcmp(o->fallback, "yes");
     snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s%s", off ? "no-" : "", o->name,
              *value ? " " : "", value);
-    printf("  %-*s", HELP_COLUMN - 2, left);
-    if (strlen(left) > HELP_COLUMN - 4) printf("\n%*s", HELP_COLUMN, "");
+    if (strlen(left) <= HELP_COLUMN - 4)
+        printf("  %-*s", HELP_COLUMN - 2, left);
+    else
+        printf("  %s\n%*s", left, HELP_COLUMN, "");
     for (; (end = strchr(help, '\n')); help = end + 1)
         printf("%.*s\n%*s", (int)(end - help), help, HELP_COLUMN, "");
     printf("%s", help);
