@@ -29,13 +29,13 @@ nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count)
     return w;
 }
 
-static float block_scale(const nb_weight *w, int64_t row, int64_t k)
+float nb_weight_scale_at(const nb_weight *w, int64_t row, int64_t k)
 {
     int64_t at = row;
-    if (w->scale_kind == NB_SCALE_NONE) return 1.0f;
+    if (w->scale_kind == NB_SCALE_NONE) return w->scale;
     if (w->scale_kind == NB_SCALE_BLOCK128)
         at = row / SCALE_BLOCK * scale_blocks(w->k) + k / SCALE_BLOCK;
-    return nb_load_f32(NB_DTYPE_F32, w->scales, at);
+    return nb_load_f32(NB_DTYPE_F32, w->scales, at) * w->scale;
 }
 
 void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
@@ -43,5 +43,5 @@ void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t c
 {
     for (int64_t i = 0; i < count; i++)
         out[i] = nb_load_f32(w->dtype, w->data, row * w->k + k0 + i) *
-                 (block_scale(w, row, k0 + i) * w->scale);
+                 nb_weight_scale_at(w, row, k0 + i);
 }

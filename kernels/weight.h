@@ -40,6 +40,9 @@ nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count);
 /* Bytes of one row of elements. */
 int64_t nb_weight_row_bytes(const nb_weight *w);
 
+/* block_scale * scale of element [row][k]. */
+float nb_weight_scale_at(const nb_weight *w, int64_t row, int64_t k);
+
 /* Elements k0 ... k0+count of row `row`, exactly expanded to F32: the specification of every
  * faster decoder. */
 void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count,

@@ -1,0 +1,79 @@
+/*
+ * The matrix product under nb_linear and nb_conv2d on CPUs.
+ *
+ * Weights are the broadcast operand, activations (rows of a linear, pixels of a convolution)
+ * the lanes: a tile keeps `rows` weight rows times `lanes` activations in registers and runs
+ *
+ *     c[n][m] += w[n][u] * x[u][m]        for u = 0, 1, 2 ... in this order
+ *
+ * so weights are decoded in the order in which files hold them, with no transpose, and a result
+ * is one chain of sums over k, whatever tile it is in: that is batch invariance.
+ *
+ * A unit is 4 bytes: one F32, or a pair of BF16 of neighbouring k that one instruction
+ * multiplies and adds. Instruction sets without it round to BF16 and compute in F32 units.
+ *
+ * A panel holds `rows` weight rows: chunks of 16 units, in each chunk 64 bytes for each row. A
+ * decoder writes one row of a panel: a new weight type is a new decoder and nothing else.
+ *
+ * x lies as [unit][lane] with any distance between units; taps are byte offsets at which the x
+ * of further units starts again (the filter's places in a convolution; a linear has one, 0).
+ */
+#ifndef NB_KERNELS_CPU_GEMM_H
+#define NB_KERNELS_CPU_GEMM_H
+
+#include "kernels/conv.h"
+#include "kernels/linear.h"
+
+enum {
+    NB_CHUNK_UNITS = 16,
+    NB_CHUNK_BYTES = 64,
+    NB_BLOCK_UNITS = 256, /* units between two visits of a sum to memory: x stays in L1 */
+};
+
+typedef struct nb_gemm_span {
+    const void *w; /* a panel: for each tap ceil(units / 16) chunks */
+    const void *x;
+    int64_t x_stride;    /* bytes from unit to unit */
+    const int64_t *taps; /* [n_taps] */
+    int n_taps, units;
+    int accumulate; /* 0: sums begin at 0 */
+} nb_gemm_span;
+
+/* c [rows][lanes], 64-byte aligned; lanes is that of the full or of the half tile. */
+typedef void nb_gemm_tile_fn(float *c, const nb_gemm_span *s);
+
+/* Elements k0 ... k0+count of a row, chunk i at out + i * chunk_stride; k0 is a multiple of
+ * 512, units past the last are 0 up to the end of the chunk. Reads no byte beyond the elements.
+ */
+typedef void nb_panel_decode_fn(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
+                                void *out, int64_t chunk_stride);
+
+/* x rows [n_rows <= lanes, k] at `stride` floats from each other to out [units][lanes], missing
+ * rows 0. */
+typedef void nb_pack_rows_fn(void *out, int lanes, const float *x, int64_t stride,
+                             int64_t n_rows, int64_t k);
+
+/* Up to 16x16 outputs out of sums: sums[j][i] of row m0+i, column n0+j. */
+typedef void nb_linear_finish_fn(const nb_linear_args *a, const float *const sums[16],
+                                 int64_t m0, int64_t n_m, int64_t n0, int64_t n_n);
+
+/* What an instruction set brings for one compute policy. */
+typedef struct nb_gemm_isa {
+    int rows, lanes;   /* of the full tile; the half tile has half the lanes */
+    int unit_elements; /* 1, or 2 for BF16 pairs */
+    nb_gemm_tile_fn *tile_full, *tile_half;
+    nb_panel_decode_fn *decode;
+    nb_pack_rows_fn *pack_rows;
+    nb_linear_finish_fn *finish;
+} nb_gemm_isa;
+
+void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
+
+nb_gemm_tile_fn nb_gemm_tile_f32_full_avx512, nb_gemm_tile_f32_half_avx512;
+nb_gemm_tile_fn nb_gemm_tile_bf16_full_avx512bf16, nb_gemm_tile_bf16_half_avx512bf16;
+nb_panel_decode_fn nb_panel_f32_avx512, nb_panel_rounded_avx512, nb_panel_bf16_avx512bf16;
+nb_pack_rows_fn nb_pack_rows_f32_avx512, nb_pack_rows_rounded_avx512,
+    nb_pack_rows_bf16_avx512bf16;
+nb_linear_finish_fn nb_linear_finish_avx512;
+
+#endif

@@ -1,0 +1,53 @@
+/* The register tile of 12 weight rows times 16 or 32 lanes: 24 sums, 2 vectors of x and a
+ * broadcast in the 32 registers, 14 loads for 24 multiply-adds. */
+#ifndef NB_KERNELS_CPU_GEMM_TILE_AVX512_H
+#define NB_KERNELS_CPU_GEMM_TILE_AVX512_H
+
+#include <immintrin.h>
+
+#include "kernels/cpu/gemm.h"
+
+enum { NB_TILE_ROWS_AVX512 = 12 };
+
+#define NB_ALWAYS_INLINE static inline __attribute__((always_inline))
+
+typedef __m512 nb_multiply_add_avx512(__m512 sum, __m512 w, __m512 x);
+
+/* `vectors` and `multiply_add` are constants where this is used, so all loops over the tile are
+ * unrolled and the sums live in registers. */
+NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int vectors,
+                                     nb_multiply_add_avx512 *multiply_add)
+{
+    __m512 sum[NB_TILE_ROWS_AVX512][2], xv[2];
+    const char *w = s->w;
+#pragma GCC unroll 24
+    for (int i = 0; i < NB_TILE_ROWS_AVX512 * vectors; i++)
+        sum[i / vectors][i % vectors] =
+            s->accumulate ? _mm512_load_ps(c + i * 16) : _mm512_setzero_ps();
+    for (int tap = 0; tap < s->n_taps; tap++) {
+        const char *x = (const char *)s->x + s->taps[tap];
+        for (int left = s->units; left > 0; left -= NB_CHUNK_UNITS) {
+            int n = left < NB_CHUNK_UNITS ? left : NB_CHUNK_UNITS;
+            for (int u = 0; u < n; u++, x += s->x_stride) {
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; v++)
+                    xv[v] = _mm512_loadu_ps(x + v * NB_CHUNK_BYTES);
+#pragma GCC unroll 12
+                for (int r = 0; r < NB_TILE_ROWS_AVX512; r++) {
+                    const char *at = w + r * NB_CHUNK_BYTES + u * 4;
+                    __m512 b =
+                        _mm512_broadcastss_ps(_mm_load_ss((const float *)(const void *)at));
+#pragma GCC unroll 2
+                    for (int v = 0; v < vectors; v++)
+                        sum[r][v] = multiply_add(sum[r][v], b, xv[v]);
+                }
+            }
+            w += NB_TILE_ROWS_AVX512 * NB_CHUNK_BYTES;
+        }
+    }
+#pragma GCC unroll 24
+    for (int i = 0; i < NB_TILE_ROWS_AVX512 * vectors; i++)
+        _mm512_store_ps(c + i * 16, sum[i / vectors][i % vectors]);
+}
+
+#endif

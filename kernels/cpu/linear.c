@@ -1,0 +1,203 @@
+/*
+ * The driver of nb_linear on CPUs: x is packed into lanes once, then tasks of n_block weight
+ * rows times m_block activation rows go over k in blocks of NB_BLOCK_UNITS:
+ *
+ *     decode n_block rows of W into panels (L2)
+ *     for each tile of lanes (x: 32 KB, L1)
+ *         for each panel: one register tile, its sums loaded and stored exactly
+ *
+ * and at the end the sums, [n][m], are transposed into y with the epilogue. Blocks only say
+ * which task computes an element; how it is computed does not depend on them.
+ */
+#include <string.h>
+
+#include "kernels/cpu/gemm.h"
+
+enum {
+    MAX_PANELS = 16,      /* weight rows of a task: x is read from L3 once for that many */
+    MAX_M_BLOCK = 512,    /* with MAX_PANELS: 384 KB of sums in L2 */
+    TASKS_PER_THREAD = 4, /* so that threads end together */
+    MAX_ROWS = 16,        /* of a panel, in any instruction set */
+};
+static const int64_t MAX_PACKED_BYTES = 64 << 20;
+
+struct plan {
+    const nb_linear_args *a;
+    const nb_gemm_isa *isa;
+    int64_t units;            /* of k */
+    int64_t m0, m;            /* rows of x that are packed now */
+    int64_t m_block, n_block; /* multiples of lanes and rows */
+    int64_t n_m_blocks;
+    char *packed;  /* [tiles of m][units][lanes] units */
+    char *scratch; /* for each thread: panels, then sums */
+    int64_t panel_bytes, scratch_bytes;
+};
+
+/* What a task works on. */
+struct block {
+    const struct plan *p;
+    int64_t m0, m, n0, n; /* m0 from the first packed row */
+    char *panels;
+    float *sums; /* [tile][panel][rows][lanes] */
+};
+
+static int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t round_up(int64_t a, int64_t step)
+{
+    return (a + step - 1) / step * step;
+}
+
+/* Lanes of the tile at row m of the packed rows: only the last one can be a half tile. */
+static int lanes_at(const struct plan *p, int64_t m)
+{
+    int lanes = p->isa->lanes;
+    return p->m - m > lanes / 2 ? lanes : lanes / 2;
+}
+
+static void pack_task(void *arg, int64_t task, int thread)
+{
+    const struct plan *p = arg;
+    int64_t m = task * p->isa->lanes;
+    const nb_tensor *x = &p->a->x;
+    (void)thread;
+    p->isa->pack_rows(p->packed + m * p->units * 4, lanes_at(p, m),
+                      nb_tensor_f32(*x) + (p->m0 + m) * x->stride[0], x->stride[0],
+                      min_of(p->isa->lanes, p->m - m), x->shape[1]);
+}
+
+/* Row i of the block's panels; rows past the last weight row are 0. */
+static void decode_row(const struct block *b, int64_t i, int64_t unit, int64_t n_units)
+{
+    const nb_gemm_isa *isa = b->p->isa;
+    const nb_weight *w = b->p->a->w;
+    int64_t stride = isa->rows * NB_CHUNK_BYTES;
+    char *row = b->panels + i / isa->rows * b->p->panel_bytes + i % isa->rows * NB_CHUNK_BYTES;
+    int64_t k0 = unit * isa->unit_elements;
+    if (i < b->n)
+        isa->decode(w, b->n0 + i, k0, min_of(n_units * isa->unit_elements, w->k - k0), row,
+                    stride);
+    else
+        for (int64_t u = 0; u < n_units; u += NB_CHUNK_UNITS, row += stride)
+            memset(row, 0, NB_CHUNK_BYTES);
+}
+
+/* Asks for what decode_row will read: the rows of a k block are too short for the processor to
+ * see the pattern by itself. */
+static void prefetch_row(const struct block *b, int64_t i, int64_t unit)
+{
+    const nb_weight *w = b->p->a->w;
+    int64_t row_bytes = nb_weight_row_bytes(w), element = row_bytes / w->k;
+    int64_t k0 = unit * b->p->isa->unit_elements;
+    int64_t k1 = min_of(k0 + NB_BLOCK_UNITS * b->p->isa->unit_elements, w->k);
+    const char *row = (const char *)w->data + (b->n0 + i) * row_bytes;
+    for (int64_t at = k0 * element; i < b->n && at < k1 * element; at += 64)
+        __builtin_prefetch(row + at, 0, 2);
+}
+
+static void multiply(const struct block *b, int64_t unit, int64_t n_units)
+{
+    const struct plan *p = b->p;
+    const int64_t no_offset = 0;
+    int64_t n_panels = round_up(b->n, p->isa->rows) / p->isa->rows, n_done = 0;
+    int64_t n_tiles = round_up(b->m, p->isa->lanes) / p->isa->lanes;
+    int64_t tile_floats = p->isa->rows * p->isa->lanes;
+    for (int64_t t = 0; t < n_tiles; t++) {
+        int64_t m = b->m0 + t * p->isa->lanes;
+        int lanes = lanes_at(p, m);
+        nb_gemm_tile_fn *tile = lanes == p->isa->lanes ? p->isa->tile_full : p->isa->tile_half;
+        nb_gemm_span span = {.x = p->packed + (m * p->units + unit * lanes) * 4,
+                             .x_stride = lanes * 4,
+                             .taps = &no_offset,
+                             .n_taps = 1,
+                             .units = (int)n_units,
+                             .accumulate = unit > 0};
+        for (int64_t i = 0; i < n_panels; i++) {
+            int64_t wanted = (t * n_panels + i + 1) * b->n / (n_tiles * n_panels);
+            for (; n_done < wanted; n_done++) prefetch_row(b, n_done, unit + NB_BLOCK_UNITS);
+            span.w = b->panels + i * p->panel_bytes;
+            tile(b->sums + (t * n_panels + i) * tile_floats, &span);
+        }
+    }
+}
+
+/* 16 outputs times 16 rows at a time. */
+static void finish(const struct block *b)
+{
+    const struct plan *p = b->p;
+    int rows = p->isa->rows;
+    int64_t n_panels = round_up(b->n, rows) / rows, tile_floats = rows * p->isa->lanes;
+    for (int64_t m = 0; m < b->m; m += 16) {
+        int64_t t = m / p->isa->lanes;
+        int lanes = lanes_at(p, b->m0 + t * p->isa->lanes);
+        const float *tile = b->sums + t * n_panels * tile_floats + m % p->isa->lanes;
+        for (int64_t n = 0; n < b->n; n += 16) {
+            const float *sums[16];
+            for (int64_t j = 0; j < 16; j++) {
+                int64_t row = min_of(n + j, b->n - 1);
+                sums[j] = tile + row / rows * tile_floats + row % rows * lanes;
+            }
+            p->isa->finish(p->a, sums, p->m0 + b->m0 + m, min_of(16, b->m - m), b->n0 + n,
+                           min_of(16, b->n - n));
+        }
+    }
+}
+
+static void multiply_task(void *arg, int64_t task, int thread)
+{
+    const struct plan *p = arg;
+    char *scratch = p->scratch + thread * p->scratch_bytes;
+    struct block b = {.p = p,
+                      .m0 = task % p->n_m_blocks * p->m_block,
+                      .n0 = task / p->n_m_blocks * p->n_block,
+                      .panels = scratch,
+                      .sums = (float *)(void *)(scratch + MAX_PANELS * p->panel_bytes)};
+    b.m = min_of(p->m_block, p->m - b.m0);
+    b.n = min_of(p->n_block, p->a->w->n - b.n0);
+    for (int64_t unit = 0; unit < p->units; unit += NB_BLOCK_UNITS) {
+        int64_t n_units = min_of(NB_BLOCK_UNITS, p->units - unit);
+        for (int64_t i = 0; i < round_up(b.n, p->isa->rows); i++)
+            decode_row(&b, i, unit, n_units);
+        multiply(&b, unit, n_units);
+    }
+    finish(&b);
+}
+
+/* Blocks as even as they can be, and enough tasks to go round. */
+static void choose_blocks(struct plan *p, int threads)
+{
+    int64_t n = p->a->w->n, lanes = p->isa->lanes, rows = p->isa->rows;
+    int64_t n_m_blocks = round_up(p->m, MAX_M_BLOCK) / MAX_M_BLOCK;
+    p->m_block = round_up(round_up(p->m, n_m_blocks) / n_m_blocks, lanes);
+    p->n_m_blocks = round_up(p->m, p->m_block) / p->m_block;
+    p->n_block = MAX_PANELS * rows;
+    while (p->n_block > rows && round_up(n, p->n_block) / p->n_block * p->n_m_blocks <
+                                    (int64_t)TASKS_PER_THREAD * threads)
+        p->n_block = p->n_block / rows / 2 * rows;
+}
+
+void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa)
+{
+    struct plan p = {.a = a, .isa = isa};
+    nb_arena_mark mark = nb_arena_save(s->arena);
+    int64_t m = a->x.shape[0], lanes = isa->lanes;
+    p.units = (a->w->k + isa->unit_elements - 1) / isa->unit_elements;
+    int64_t most = MAX_PACKED_BYTES / (p.units * 4) / MAX_M_BLOCK * MAX_M_BLOCK;
+    int64_t step = min_of(m, most > MAX_M_BLOCK ? most : MAX_M_BLOCK);
+    p.panel_bytes = NB_BLOCK_UNITS * 4 * isa->rows;
+    p.scratch_bytes = MAX_PANELS * (p.panel_bytes + isa->rows * MAX_M_BLOCK * 4);
+    p.packed = nb_arena_alloc(s->arena, (size_t)(round_up(step, lanes) * p.units * 4));
+    p.scratch = nb_arena_alloc(s->arena, (size_t)(p.scratch_bytes * s->threads));
+    if (!p.packed || !p.scratch) nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
+    for (; p.m0 < m; p.m0 += step) {
+        p.m = min_of(step, m - p.m0);
+        choose_blocks(&p, s->threads);
+        nb_parallel(s, round_up(p.m, lanes) / lanes, pack_task, &p);
+        nb_parallel(s, round_up(a->w->n, p.n_block) / p.n_block * p.n_m_blocks, multiply_task,
+                    &p);
+    }
+    nb_arena_rewind(s->arena, mark);
+}

@@ -1,0 +1,51 @@
+/* The linear layer of each rung of x86. */
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/gemm.h"
+
+static const nb_gemm_isa f32_avx512 = {
+    .rows = 12,
+    .lanes = 32,
+    .unit_elements = 1,
+    .tile_full = nb_gemm_tile_f32_full_avx512,
+    .tile_half = nb_gemm_tile_f32_half_avx512,
+    .decode = nb_panel_f32_avx512,
+    .pack_rows = nb_pack_rows_f32_avx512,
+    .finish = nb_linear_finish_avx512,
+};
+
+static const nb_gemm_isa rounded_avx512 = {
+    .rows = 12,
+    .lanes = 32,
+    .unit_elements = 1,
+    .tile_full = nb_gemm_tile_f32_full_avx512,
+    .tile_half = nb_gemm_tile_f32_half_avx512,
+    .decode = nb_panel_rounded_avx512,
+    .pack_rows = nb_pack_rows_rounded_avx512,
+    .finish = nb_linear_finish_avx512,
+};
+
+static const nb_gemm_isa bf16_avx512bf16 = {
+    .rows = 12,
+    .lanes = 32,
+    .unit_elements = 2,
+    .tile_full = nb_gemm_tile_bf16_full_avx512bf16,
+    .tile_half = nb_gemm_tile_bf16_half_avx512bf16,
+    .decode = nb_panel_bf16_avx512bf16,
+    .pack_rows = nb_pack_rows_bf16_avx512bf16,
+    .finish = nb_linear_finish_avx512,
+};
+
+void nb_linear_f32_avx512(nb_stream *s, const nb_linear_args *a)
+{
+    nb_linear_gemm(s, a, &f32_avx512);
+}
+
+void nb_linear_bf16_avx512(nb_stream *s, const nb_linear_args *a)
+{
+    nb_linear_gemm(s, a, &rounded_avx512);
+}
+
+void nb_linear_bf16_avx512bf16(nb_stream *s, const nb_linear_args *a)
+{
+    nb_linear_gemm(s, a, &bf16_avx512bf16);
+}

@@ -1,0 +1,67 @@
+/* Weight decoders into panels of F32 units, as they are or rounded to BF16. */
+#include "kernels/cpu/panel_avx512.h"
+
+#include <assert.h>
+
+#include "kernels/cpu/gemm.h"
+
+enum { SEGMENT = 128 }; /* elements under one scale at least */
+
+static inline __attribute__((always_inline)) __m512 decode16(nb_dtype dtype, int rounded,
+                                                             const void *p, __m512 scale)
+{
+    __m512 v = _mm512_mul_ps(nb_load16(dtype, p), scale);
+    return rounded ? nb_round_bf16_avx512(v) : v;
+}
+
+static inline __attribute__((always_inline)) void decode_row(nb_dtype dtype, int rounded,
+                                                             const nb_weight *w, int64_t row,
+                                                             int64_t k0, int64_t count,
+                                                             char *out, int64_t stride)
+{
+    int64_t bytes = (int64_t)nb_dtype_bytes(dtype);
+    const char *p = (const char *)w->data + (row * w->k + k0) * bytes;
+    for (int64_t at = 0; at < count; at += SEGMENT) {
+        __m512 scale = _mm512_set1_ps(nb_weight_scale_at(w, row, k0 + at));
+        int64_t end = at + SEGMENT < count ? at + SEGMENT : count, k = at;
+        for (; k + 16 <= end; k += 16, p += 16 * bytes, out += stride)
+            _mm512_store_ps(out, decode16(dtype, rounded, p, scale));
+        if (k == end) continue;
+        char tail[64] = {0}; /* the mapping may end with the row */
+        memcpy(tail, p, (size_t)((end - k) * bytes));
+        _mm512_store_ps(out, decode16(dtype, rounded, tail, scale));
+    }
+}
+
+#define DECODE(dtype, rounded)                                                                 \
+    case NB_DTYPE_##dtype:                                                                     \
+        decode_row(NB_DTYPE_##dtype, rounded, w, row, k0, count, out, stride);                 \
+        break;
+
+void nb_panel_f32_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_t count, void *out,
+                         int64_t stride)
+{
+    switch (w->dtype) {
+        DECODE(F32, 0)
+        DECODE(F16, 0)
+        DECODE(BF16, 0)
+        DECODE(F8_E4M3, 0)
+        DECODE(F8_E5M2, 0)
+    default:
+        assert(!"a weight type without a decoder");
+    }
+}
+
+void nb_panel_rounded_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
+                             void *out, int64_t stride)
+{
+    switch (w->dtype) {
+        DECODE(F32, 1)
+        DECODE(F16, 1)
+        DECODE(BF16, 1)
+        DECODE(F8_E4M3, 1)
+        DECODE(F8_E5M2, 1)
+    default:
+        assert(!"a weight type without a decoder");
+    }
+}
