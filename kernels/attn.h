@@ -3,12 +3,13 @@
  * matrix is never stored: Milakov and Gimelshein 2018, Dao et al. 2022).
  *
  *     score[h][i][j] = scale * sum_d q[i][h][d] k[j][g][d] + rel_bias[h][j - i + Sq - 1]
- *     where g = h / (H / Hk) (grouped queries), and j > i + (Sk - Sq) is left out when
- * `causal`; a query without keys (causal, Sq > Sk) gives 0.
+ *     where g = h / (H / Hk) (grouped queries). When `causal`, j > i + (Sk - Sq) is left out
+ * (but a v that is left out and not finite may still give NaN); a query without keys gives 0.
  *
  * Shapes: q F32 [Sq, H, D], k and v F32 [Sk, Hk, D], out F32 [Sq, H, D]; strides of the two
  * outer dimensions are free (heads of a fused q|k|v row), the inner one is 1. H is a multiple
- * of Hk. rel_bias F32 [H, Sq + Sk - 1], dense: a bias that depends on the distance only (T5).
+ * of Hk. rel_bias F32 [H, Sq + Sk - 1], rows may be
+ * strided: a bias that depends on the distance only (T5).
  * out may not overlap q, k or v.
  *
  * Serves joint attention (Flux), causal (CLIP), biased (T5), one wide head (VAE, D = 512).

@@ -98,7 +98,7 @@ static void check_variant(struct verdict *v, const nb_check_op *op, nb_compute c
     for (int shape = 0; shape < op->n_shapes; shape++)
         for (int kind = 0; kind < N_KINDS; kind++)
             for (int strided = 0; strided < (is_hard((input_kind)kind) ? 1 : 2); strided++) {
-                if (kind == NONFINITE && !op->nonfinite) continue;
+                if (kind == NONFINITE && shape >= op->n_nonfinite) continue;
                 v->setup = (struct setup){.op = op,
                                           .compute = compute,
                                           .shape = shape,

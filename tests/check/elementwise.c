@@ -63,7 +63,7 @@ static void run_embed(nb_check *c, int i)
                                        .run = run_##op,                                        \
                                        .n_shapes = NB_CHECK_COUNT(sizes) - 1,                  \
                                        .n_bench = 1,                                           \
-                                       .nonfinite = 1}
+                                       .n_nonfinite = NB_CHECK_COUNT(sizes)}
 FLAT(axpy);
 FLAT(blend);
 FLAT(silu);
@@ -74,6 +74,6 @@ FLAT(add);
                                        .run = run_##op,                                        \
                                        .n_shapes = NB_CHECK_COUNT(matrices) - 1,               \
                                        .n_bench = 1,                                           \
-                                       .nonfinite = 1}
+                                       .n_nonfinite = NB_CHECK_COUNT(matrices)}
 ROWS(copy);
 ROWS(embed);

@@ -35,9 +35,9 @@ const nb_check_op nb_check_chw_to_rows = {.name = "chw_to_rows",
                                           .run = run_to_rows,
                                           .n_shapes = NB_CHECK_COUNT(shapes) - 1,
                                           .n_bench = 1,
-                                          .nonfinite = 1};
+                                          .n_nonfinite = NB_CHECK_COUNT(shapes)};
 const nb_check_op nb_check_rows_to_chw = {.name = "rows_to_chw",
                                           .run = run_to_chw,
                                           .n_shapes = NB_CHECK_COUNT(shapes) - 1,
                                           .n_bench = 1,
-                                          .nonfinite = 1};
+                                          .n_nonfinite = NB_CHECK_COUNT(shapes)};

@@ -60,14 +60,14 @@ const nb_check_op nb_check_layer_norm = {.name = "layer_norm",
                                          .run = run_layer,
                                          .n_shapes = NB_CHECK_COUNT(shapes) - 1,
                                          .n_bench = 1,
-                                         .nonfinite = 1};
+                                         .n_nonfinite = NB_CHECK_COUNT(shapes)};
 const nb_check_op nb_check_rms_norm = {.name = "rms_norm",
                                        .run = run_rms,
                                        .n_shapes = NB_CHECK_COUNT(shapes) - 1,
                                        .n_bench = 1,
-                                       .nonfinite = 1};
+                                       .n_nonfinite = NB_CHECK_COUNT(shapes)};
 const nb_check_op nb_check_group_norm = {.name = "group_norm",
                                          .run = run_group,
                                          .n_shapes = NB_CHECK_COUNT(pictures) - 1,
                                          .n_bench = 1,
-                                         .nonfinite = 1};
+                                         .n_nonfinite = NB_CHECK_COUNT(pictures)};

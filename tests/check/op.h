@@ -17,7 +17,7 @@ typedef struct nb_check_op {
     int n_shapes;                  /* tested: 0 ... n_shapes-1 */
     int n_bench;                   /* timed: the n_bench after those */
     double nmse[NB_COMPUTE_COUNT]; /* tolerance, 0: that of a few F32 roundings */
-    int nonfinite;                 /* also with NaN and infinities among the inputs */
+    int n_nonfinite; /* shapes 0 ... also with NaN and infinities among the inputs */
 } nb_check_op;
 
 nb_stream *nb_check_stream(nb_check *c);

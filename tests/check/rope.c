@@ -24,4 +24,4 @@ const nb_check_op nb_check_rope = {.name = "rope",
                                    .run = run,
                                    .n_shapes = NB_CHECK_COUNT(shapes) - 1,
                                    .n_bench = 1,
-                                   .nonfinite = 1};
+                                   .n_nonfinite = NB_CHECK_COUNT(shapes)};

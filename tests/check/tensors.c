@@ -129,15 +129,15 @@ static void map_entry(struct entry *e)
     for (size_t i = 0; i < usable; i += sizeof PATTERN) memcpy(e->base + i, &PATTERN, 4);
 }
 
-/* "q 17x3x64 ..." without the names: for messages. */
+/* "in 17x3x64", for messages. */
 static void describe(nb_check *c, const struct entry *e)
 {
     static const char *const names[] = {"in", "out", "inout"};
     size_t at = strlen(c->shapes);
+    if (at && at + 3 < MAX_TEXT) at += (size_t)snprintf(c->shapes + at, 3, ", ");
     for (int i = 0; i < e->t.rank && at + 40 < MAX_TEXT; i++)
         at += (size_t)snprintf(c->shapes + at, 40, "%s%s%lld", i ? "x" : names[e->role],
                                i ? "" : " ", (long long)e->t.shape[i]);
-    if (at + 3 < MAX_TEXT) memcpy(c->shapes + at, ", ", 3);
 }
 
 static nb_tensor make(nb_check *c, tensor_role role, nb_dtype dtype, int rank,
