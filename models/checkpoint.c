@@ -21,6 +21,7 @@ struct nb_checkpoint {
     int n_files;
     const nb_stored **by_name;
     int64_t n_tensors;
+    nb_arena *storage; /* of tensors that are not the files' own; NULL: none */
 };
 
 static const char SUFFIX[] = ".safetensors", INDEX_SUFFIX[] = ".safetensors.index.json";
@@ -45,14 +46,28 @@ static nb_status index_tensors(nb_checkpoint *c)
     for (int i = 0; i < c->n_files; i++)
         for (int64_t t = 0; t < nb_safetensors_n_tensors(c->files[i]); t++)
             all[n++] = nb_safetensors_tensor(c->files[i], t);
-    const nb_stored *const *twice;
-    nb_status status = nb_stored_index(all, n, &c->by_name, &twice);
+    nb_status status = nb_checkpoint_set_tensors(c, all, n, NULL);
     free(all);
-    c->n_tensors = n;
-    if (!status && twice)
-        status = nb_fail(NB_E_DATA, "%s: tensor %.300s is also in %s", twice[1]->file,
-                         twice[1]->name, twice[0]->file);
     return status;
+}
+
+nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *tensors,
+                                    int64_t n, nb_arena *storage)
+{
+    const nb_stored **sorted, *const *twice;
+    NB_TRY(nb_stored_index(tensors, n, &sorted, &twice));
+    if (twice) {
+        nb_status status = nb_fail(NB_E_DATA, "%s: tensor %.300s is also in %s", twice[1]->file,
+                                   twice[1]->name, twice[0]->file);
+        free(sorted);
+        return status;
+    }
+    free(c->by_name);
+    nb_arena_destroy(c->storage);
+    c->by_name = sorted;
+    c->n_tensors = n;
+    c->storage = storage;
+    return NB_OK;
 }
 
 /* --- shards --- */
@@ -228,6 +243,7 @@ void nb_checkpoint_close(nb_checkpoint *c)
     for (int i = 0; i < c->n_files; i++) nb_safetensors_close(c->files[i]);
     free(c->files);
     free(c->by_name);
+    nb_arena_destroy(c->storage);
     free(c->path);
     free(c);
 }

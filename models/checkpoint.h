@@ -5,6 +5,7 @@
 #ifndef NB_MODELS_CHECKPOINT_H
 #define NB_MODELS_CHECKPOINT_H
 
+#include "kernels/base/arena.h"
 #include "models/safetensors.h"
 
 typedef struct nb_checkpoint nb_checkpoint;
@@ -21,6 +22,11 @@ const char *nb_checkpoint_path(const nb_checkpoint *c); /* as opened, for messag
 int64_t nb_checkpoint_n_tensors(const nb_checkpoint *c);
 const nb_stored *nb_checkpoint_tensor(const nb_checkpoint *c, int64_t index);  /* by name */
 const nb_stored *nb_checkpoint_find(const nb_checkpoint *c, const char *name); /* or NULL */
+
+/* For dialects (models/canonical.h): the checkpoint's tensors are these from now on, views of
+ * its files or of `storage`, which it takes on success. E_DATA if two have one name. */
+nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *tensors,
+                                    int64_t n, nb_arena *storage) NB_MUST_CHECK;
 
 int nb_checkpoint_n_files(const nb_checkpoint *c);
 const nb_safetensors *nb_checkpoint_file(const nb_checkpoint *c, int index);

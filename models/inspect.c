@@ -11,6 +11,7 @@
 
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
+#include "models/canonical.h"
 
 enum { NAME_BYTES = 256 };
 
@@ -37,17 +38,6 @@ static const struct sign {
      {"encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.final_layer_norm.weight"}},
     {NB_KIND_VAE, "diffusers", {"decoder.conv_in.weight", "decoder.conv_norm_out.weight"}},
     {NB_KIND_VAE, "BFL", {"decoder.conv_in.weight", "decoder.norm_out.weight"}},
-};
-
-static const char *const prefixes[] = {
-    "",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "transformer.",
-    "first_stage_model.",
-    "vae.",
-    "text_encoders.clip_l.transformer.",
-    "text_encoders.t5xxl.transformer.",
 };
 
 const char *nb_component_kind_text(nb_component_kind kind)
@@ -239,28 +229,36 @@ static void recognise(nb_component *c)
     if (is_lora(c->checkpoint)) c->kind = NB_KIND_LORA;
 }
 
+/* A component for each kind that is there under the prefix. */
+static nb_status add_prefixed(nb_inspection *in, const char *class_name,
+                              const nb_checkpoint *checkpoint, const char *prefix)
+{
+    nb_component probe = {.checkpoint = checkpoint, .prefix = prefix};
+    for (size_t s = 0; s < sizeof signs / sizeof *signs; s++) {
+        nb_component *c = NULL;
+        if (!has_sign(&probe, &signs[s])) continue;
+        NB_TRY(add_component(in, "", class_name, &c));
+        c->checkpoint = checkpoint;
+        c->prefix = prefix;
+        c->kind = signs[s].kind;
+        c->layout = signs[s].layout;
+        describe(c);
+    }
+    return NB_OK;
+}
+
 /* All that one checkpoint holds: one component, or several under prefixes. */
 static nb_status add_checkpoint(nb_inspection *in, const char *class_name,
                                 const nb_checkpoint *checkpoint)
 {
-    nb_component *c;
-    int before = in->n_components;
-    for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++) {
-        nb_component probe = {.checkpoint = checkpoint, .prefix = prefixes[p]};
-        for (size_t s = 0; s < sizeof signs / sizeof *signs; s++) {
-            if (!has_sign(&probe, &signs[s])) continue;
-            NB_TRY(add_component(in, "", class_name, &c));
-            c->checkpoint = checkpoint;
-            c->prefix = prefixes[p];
-            c->kind = signs[s].kind;
-            c->layout = signs[s].layout;
-            describe(c);
-        }
-    }
-    if (in->n_components > before) return NB_OK;
+    NB_TRY(add_prefixed(in, class_name, checkpoint, ""));
+    for (const char *const *prefix = nb_canonical_prefixes; *prefix; prefix++)
+        NB_TRY(add_prefixed(in, class_name, checkpoint, *prefix));
+    if (in->n_components) return NB_OK;
+    nb_component *c = NULL;
     NB_TRY(add_component(in, "", class_name, &c));
     c->checkpoint = checkpoint;
-    recognise(c);
+    if (is_lora(checkpoint)) c->kind = NB_KIND_LORA;
     describe(c);
     return NB_OK;
 }

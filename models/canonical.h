@@ -1,0 +1,27 @@
+/*
+ * One naming for all files: whatever a file calls its tensors, an architecture finds them under
+ * the names of the published diffusers and transformers folders. BFL's single files are mapped
+ * here: their names, their fused q|k|v and q|k|v|mlp rows, the final layer's halves (shift,
+ * scale where diffusers has scale, shift), the decoder levels of the autoencoder counted from
+ * the other end; and the prefixes that all-in-one files put in front of each part. Scales
+ * beside a fused matrix go with its rows. Names that are not in the table stay as they are, so
+ * a checkpoint that is canonical already is unchanged.
+ *
+ * Everything is a view of the mapping but names and the final layer (of some 40 MB), which are
+ * copied.
+ */
+#ifndef NB_MODELS_CANONICAL_H
+#define NB_MODELS_CANONICAL_H
+
+#include "models/checkpoint.h"
+
+/* nb_checkpoint_open, with canonical names. E_DATA also if a fused tensor cannot be cut. */
+nb_status nb_canonical_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
+
+/* The same for an open checkpoint, which is unchanged on failure. */
+nb_status nb_canonical_rename(nb_checkpoint *c) NB_MUST_CHECK;
+
+/* The prefixes that are dropped; NULL-terminated. */
+extern const char *const nb_canonical_prefixes[];
+
+#endif
