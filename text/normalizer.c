@@ -7,6 +7,7 @@
 
 #include "kernels/base/json.h"
 #include "text/pattern.h"
+#include "text/unicode_new.h"
 
 typedef enum step_kind {
     STEP_NORMAL_FORM,
@@ -143,20 +144,25 @@ static nb_status decompose(const char *text, size_t n, int compatible, code_poin
         }
         int bytes, last_bound_class = 0;
         uint32_t c = nb_utf8_decode(text + i, &bytes);
+        i += (size_t)bytes;
+        if (nb_unicode_is_inert(c)) {
+            out->data[out->n++] = (int32_t)c;
+            continue;
+        }
         utf8proc_ssize_t written = utf8proc_decompose_char(
             (int32_t)c, out->data + out->n, (utf8proc_ssize_t)(out->capacity - out->n), flags,
             &last_bound_class);
         if (written < 0 || (size_t)written > out->capacity - out->n)
             return nb_fail(NB_E_BUG, "U+%04X cannot be decomposed", (unsigned)c);
         out->n += (size_t)written;
-        i += (size_t)bytes;
     }
     return NB_OK;
 }
 
 static int combining_class(int32_t c)
 {
-    return c < 0x300 ? 0 : utf8proc_get_property(c)->combining_class;
+    if (c < 0x300 || nb_unicode_is_inert((uint32_t)c)) return 0;
+    return utf8proc_get_property(c)->combining_class;
 }
 
 /* Stable sort of a run of marks by combining class: counting, so that a hostile run of a
@@ -192,15 +198,32 @@ static nb_status order_marks(code_points *cp)
     return NB_OK;
 }
 
+/* Composes what lies between inert characters; these compose with nothing. */
+static nb_status compose(code_points *cp)
+{
+    size_t n = 0;
+    for (size_t i = 0, end; i < cp->n; i = end) {
+        for (end = i; end < cp->n && !nb_unicode_is_inert((uint32_t)cp->data[end]);) end++;
+        utf8proc_ssize_t composed = utf8proc_normalize_utf32(
+            cp->data + i, (utf8proc_ssize_t)(end - i), UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        if (composed < 0 || (size_t)composed > end - i)
+            return nb_fail(NB_E_BUG, "a text of %zu characters cannot be composed", end - i);
+        memmove(cp->data + n, cp->data + i, (size_t)composed * sizeof *cp->data);
+        n += (size_t)composed;
+        for (; end < cp->n && nb_unicode_is_inert((uint32_t)cp->data[end]); end++)
+            cp->data[n++] = cp->data[end];
+    }
+    cp->n = n;
+    return NB_OK;
+}
+
 static nb_status normal_form(const step *s, const nb_str *text, nb_str *out)
 {
     code_points cp = {0};
     nb_status status = decompose(text->data, text->n, s->compatible, &cp);
     if (status == NB_OK) status = order_marks(&cp);
-    utf8proc_ssize_t n = (utf8proc_ssize_t)cp.n;
-    if (status == NB_OK && s->compose && n > 0)
-        n = utf8proc_normalize_utf32(cp.data, n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    for (utf8proc_ssize_t i = 0; status == NB_OK && i < n; i++)
+    if (status == NB_OK && s->compose) status = compose(&cp);
+    for (size_t i = 0; status == NB_OK && i < cp.n; i++)
         status = nb_str_append_char(out, (uint32_t)cp.data[i]);
     free(cp.data);
     return status;
@@ -215,7 +238,7 @@ static nb_status lowercase(const nb_str *text, nb_str *out)
         if (c == 0x130) /* the only character whose lower case is two */
             NB_TRY(nb_str_append(out, "i\xCC\x87", 3));
         else
-            NB_TRY(nb_str_append_char(out, (uint32_t)utf8proc_tolower((int32_t)c)));
+            NB_TRY(nb_str_append_char(out, nb_unicode_lower(c)));
     }
     return NB_OK;
 }

@@ -5,42 +5,68 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/unicode_new.h"
+
 struct nb_pattern {
     nb_str literal;
     pcre2_code *code; /* NULL: literal */
 };
 
-#define WHITE_SPACE                                                                            \
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{"     \
-    "202f}"                                                                                    \
-    "\\x{205f}\\x{3000}"
+/* The property White_Space and its complement, as the inside of a class. Each ends with a \p,
+ * so that a "-" behind it stays a literal one. */
+#define WHITE_SPACE "\\x{9}-\\x{d}\\x{85}\\x{2028}\\x{2029}\\p{Zs}"
 #define NOT_WHITE_SPACE                                                                        \
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}"               \
     "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}"             \
-    "\\x{2060}-\\x{2fff}\\x{3001}-\\x{d7ff}\\x{e000}-\\x{10ffff}"
+    "\\x{2060}-\\x{2fff}\\x{3001}-\\x{d7ff}\\x{e000}-\\x{10ffff}\\p{Co}"
 
-/* Writes \s and \S as the code points they mean. */
+static nb_status append_text(nb_str *out, const char *text)
+{
+    return nb_str_append(out, text, strlen(text));
+}
+
+/* \s and \S as the code points they mean. */
+static nb_status translate_space(char letter, int in_class, nb_str *out)
+{
+    if (!in_class) NB_TRY(append_text(out, "["));
+    NB_TRY(append_text(out, letter == 's' ? WHITE_SPACE : NOT_WHITE_SPACE));
+    return in_class ? NB_OK : append_text(out, "]");
+}
+
+/* \p{L} with the letters that PCRE2 may not know yet; \P{L} only outside of a class. */
+static nb_status translate_category(char letter, char category, int in_class, nb_str *out)
+{
+    const char name[] = {'\\', 'p', '{', category, '}', '\0'};
+    if (!in_class) NB_TRY(append_text(out, letter == 'P' ? "[^" : "["));
+    NB_TRY(append_text(out, nb_unicode_new_class(category)));
+    NB_TRY(append_text(out, name));
+    return in_class ? NB_OK : append_text(out, "]");
+}
+
+/* The letter X of \p{X} or \P{X} at r that is translated, 0 if it is something else. */
+static char new_category(const char *r, int in_class)
+{
+    if ((r[1] != 'p' && (r[1] != 'P' || in_class)) || r[2] != '{' || !r[3] || r[4] != '}')
+        return 0;
+    return nb_unicode_new_class(r[3])[0] ? r[3] : 0;
+}
+
+/* From Oniguruma's meaning to PCRE2's. */
 static nb_status translate(const char *regex, nb_str *out)
 {
-    int depth = 0; /* inside [...] */
+    int in_class = 0;
+    char category;
     for (const char *r = regex; *r; r++) {
-        const char *set = *r != '\\'    ? NULL
-                          : r[1] == 's' ? WHITE_SPACE
-                          : r[1] == 'S' ? NOT_WHITE_SPACE
-                                        : NULL;
-        if (set) {
-            if (!depth) NB_TRY(nb_str_append(out, "[", 1));
-            NB_TRY(nb_str_append(out, set, strlen(set)));
-            if (!depth) NB_TRY(nb_str_append(out, "]", 1));
-            r++;
-        } else if (*r == '\\' && r[1]) {
-            NB_TRY(nb_str_append(out, r++, 2));
-        } else {
-            if (*r == '[' && !depth)
-                depth = 1;
-            else if (*r == ']')
-                depth = 0;
+        if (*r != '\\' || !r[1]) {
+            in_class = *r == '[' || (in_class && *r != ']');
             NB_TRY(nb_str_append(out, r, 1));
+        } else if (r[1] == 's' || r[1] == 'S') {
+            NB_TRY(translate_space(*++r, in_class, out));
+        } else if ((category = new_category(r, in_class)) != 0) {
+            NB_TRY(translate_category(r[1], category, in_class, out));
+            r += 4;
+        } else {
+            NB_TRY(nb_str_append(out, r++, 2));
         }
     }
     return NB_OK;

@@ -3,8 +3,8 @@
  *
  * The files are written for Oniguruma (Ruby syntax, UTF-8). What the two engines read
  * differently is translated: \s and \S are exactly the property White_Space (PCRE2's also take
- * U+180E), ^ and $ are at line breaks. Classes such as \p{L} are those of the PCRE2 in
- * use, 10.42 has Unicode 14.
+ * U+180E), \p{L} and its like have the characters of Unicode 16 (unicode_new.h), ^ and $ are at
+ * line breaks.
  *
  * A compiled pattern is read-only and may serve any number of threads.
  */
