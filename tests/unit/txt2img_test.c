@@ -406,12 +406,12 @@ static void memory_limit(void **state)
     const nb_vae *vae;
     struct run whole = {0}, tiled = {0}, none = {0};
     nb_txt2img_request r = small_request();
-    r.width = r.height = 256; /* tiles are of 64 pixels */
+    r.width = r.height = 128; /* tiles are of 64 pixels */
     r.steps = 1;
     assert_int_equal(nb_pipeline_open(MODELS "/dev", device, &p), NB_OK);
     assert_int_equal(nb_pipeline_vae(p, &vae), NB_OK);
-    size_t most = nb_vae_decode_bytes(vae, 32, 32, 0);
-    assert_true(nb_vae_decode_bytes(vae, 32, 32, 1) < most);
+    size_t most = nb_vae_decode_bytes(vae, 16, 16, 0);
+    assert_true(nb_vae_decode_bytes(vae, 16, 16, 1) < most);
     nb_pipeline_close(p);
     r.max_memory = most;
     assert_int_equal(run_model(&whole, MODELS "/dev", &r), NB_OK);
