@@ -10,24 +10,22 @@
 #include <cmocka.h>
 
 #include "models/canonical.h"
-#include "tests/unit/scratch.h"
+#include "tests/unit/items.h"
 
-static nb_checkpoint *open_header(void **state, const char *header, size_t data_bytes)
+static nb_status open_items(void **state, const struct item *items, int n, nb_checkpoint **out)
 {
-    nb_checkpoint *c;
     const char *path = scratch_path(state, "b.safetensors");
-    scratch_write_safetensors(path, header, data_bytes);
-    assert_ok(nb_canonical_open(path, &c));
-    return c;
+    write_items(path, items, n);
+    return nb_canonical_open(path, out);
 }
 
-/* The tensor is U8 of these bytes. */
+/* The tensor has so many rows and holds these bytes, a for 0, b for 1 ... */
 static void assert_bytes(const nb_checkpoint *c, const char *name, int64_t rows,
                          const char *bytes)
 {
     const nb_stored *t = nb_checkpoint_find(c, name);
     if (!t) fail_msg("no tensor %s", name);
-    assert_int_equal(t->shape[0], rows);
+    assert_int_equal(t->rank ? t->shape[0] : NONE, rows);
     assert_int_equal(t->bytes, strlen(bytes));
     assert_int_equal(nb_stored_count(t), t->bytes);
     for (size_t i = 0; i < t->bytes; i++)
@@ -36,29 +34,25 @@ static void assert_bytes(const nb_checkpoint *c, const char *name, int64_t rows,
                      ((const char *)t->data)[i] + 'a', i);
 }
 
-#define U8(name, shape, at)                                                                    \
-    "\"" name "\":{\"dtype\":\"U8\",\"shape\":" shape ",\"data_offsets\":" at "}"
-
 static void cuts_q_k_and_v(void **state)
 {
-    nb_checkpoint *c = open_header(
-        state,
-        "{" U8("double_blocks.12.img_attn.qkv.weight", "[6,2]", "[0,12]") "," U8(
-            "double_blocks.12.img_attn.qkv.bias", "[6]",
-            "[12,18]") "," U8("double_blocks.12.img_attn.qkv.scale_weight", "[]",
-                              "[18,19]") "," U8("double_blocks.12.txt_attn.qkv.weight", "[3,1]",
-                                                "[19,22]") "," U8("double_blocks.12.txt_attn."
-                                                                  "qkv.weight_scale",
-                                                                  "[3,1]", "[22,25]") "}",
-        25);
+    static const struct item items[] = {
+        {"double_blocks.12.img_attn.qkv.weight", 6, 2},
+        {"double_blocks.12.img_attn.qkv.bias", 6, NONE},
+        {"double_blocks.12.img_attn.qkv.scale_weight", NONE, NONE},
+        {"double_blocks.12.txt_attn.qkv.weight", 3, 1},
+        {"double_blocks.12.txt_attn.qkv.weight_scale", 3, 1},
+    };
+    nb_checkpoint *c;
+    assert_ok(open_items(state, items, N(items), &c));
     assert_int_equal(nb_checkpoint_n_tensors(c), 15);
     assert_bytes(c, "transformer_blocks.12.attn.to_q.weight", 2, "abcd");
     assert_bytes(c, "transformer_blocks.12.attn.to_k.weight", 2, "efgh");
     assert_bytes(c, "transformer_blocks.12.attn.to_v.weight", 2, "ijkl");
     assert_bytes(c, "transformer_blocks.12.attn.to_q.bias", 2, "mn");
     assert_bytes(c, "transformer_blocks.12.attn.to_v.bias", 2, "qr");
-    assert_int_equal(
-        nb_checkpoint_find(c, "transformer_blocks.12.attn.to_k.scale_weight")->rank, 0);
+    assert_bytes(c, "transformer_blocks.12.attn.to_q.scale_weight", NONE, "s");
+    assert_bytes(c, "transformer_blocks.12.attn.to_k.scale_weight", NONE, "s");
     assert_bytes(c, "transformer_blocks.12.attn.add_q_proj.weight", 1, "t");
     assert_bytes(c, "transformer_blocks.12.attn.add_v_proj.weight", 1, "v");
     assert_bytes(c, "transformer_blocks.12.attn.add_k_proj.weight_scale", 1, "x");
@@ -67,14 +61,13 @@ static void cuts_q_k_and_v(void **state)
 
 static void cuts_linear1(void **state)
 {
-    nb_checkpoint *c = open_header(
-        state,
-        "{" U8("model.diffusion_model.single_blocks.3.linear1.weight", "[11,2]",
-               "[0,22]") "," U8("model.diffusion_model.single_blocks.3.linear1.bias", "[11]",
-                                "[22,33]") "," U8("model.diffusion_model.single_blocks.3."
-                                                  "linear2.weight",
-                                                  "[2,7]", "[33,47]") "}",
-        47);
+    static const struct item items[] = {
+        {"model.diffusion_model.single_blocks.3.linear1.weight", 11, 2},
+        {"model.diffusion_model.single_blocks.3.linear1.bias", 11, NONE},
+        {"model.diffusion_model.single_blocks.3.linear2.weight", 2, 7},
+    };
+    nb_checkpoint *c;
+    assert_ok(open_items(state, items, N(items), &c));
     assert_int_equal(nb_checkpoint_n_tensors(c), 9);
     assert_bytes(c, "single_transformer_blocks.3.attn.to_q.weight", 2, "abcd");
     assert_bytes(c, "single_transformer_blocks.3.attn.to_v.weight", 2, "ijkl");
@@ -87,11 +80,12 @@ static void cuts_linear1(void **state)
 
 static void cuts_scales_of_blocks(void **state)
 {
-    nb_checkpoint *c =
-        open_header(state,
-                    "{" U8("double_blocks.0.img_attn.qkv.weight", "[768,1]", "[12,780]") "," U8(
-                        "double_blocks.0.img_attn.qkv.weight_scale_inv", "[6,2]", "[0,12]") "}",
-                    780);
+    static const struct item items[] = {
+        {"double_blocks.0.img_attn.qkv.weight_scale_inv", 6, 2},
+        {"double_blocks.0.img_attn.qkv.weight", 768, 1},
+    };
+    nb_checkpoint *c;
+    assert_ok(open_items(state, items, N(items), &c));
     assert_bytes(c, "transformer_blocks.0.attn.to_q.weight_scale_inv", 2, "abcd");
     assert_bytes(c, "transformer_blocks.0.attn.to_v.weight_scale_inv", 2, "ijkl");
     nb_checkpoint_close(c);
@@ -99,12 +93,13 @@ static void cuts_scales_of_blocks(void **state)
 
 static void swaps_the_final_layer(void **state)
 {
-    nb_checkpoint *c =
-        open_header(state,
-                    "{" U8("final_layer.adaLN_modulation.1.weight", "[4,2]", "[0,8]") "," U8(
-                        "final_layer.adaLN_modulation.1.bias", "[4]",
-                        "[8,12]") "," U8("final_layer.linear.weight", "[1,2]", "[12,14]") "}",
-                    14);
+    static const struct item items[] = {
+        {"final_layer.adaLN_modulation.1.weight", 4, 2},
+        {"final_layer.adaLN_modulation.1.bias", 4, NONE},
+        {"final_layer.linear.weight", 1, 2},
+    };
+    nb_checkpoint *c;
+    assert_ok(open_items(state, items, N(items), &c));
     assert_bytes(c, "norm_out.linear.weight", 4, "efghabcd");
     assert_bytes(c, "norm_out.linear.bias", 4, "klij");
     assert_bytes(c, "proj_out.weight", 1, "mn");
@@ -113,47 +108,17 @@ static void swaps_the_final_layer(void **state)
 
 static void counts_decoder_levels_from_the_end(void **state)
 {
-    nb_checkpoint *c = open_header(
-        state,
-        "{" U8("first_stage_model.decoder.up.0.block.2.conv1.weight", "[1]", "[0,1]") "," U8(
-            "first_stage_model.decoder.up.2.block.0.nin_shortcut.bias", "[1]",
-            "[1,2]") "," U8("first_stage_model.decoder.up.2.upsample.conv.bias", "[1]",
-                            "[2,3]") "," U8("first_stage_model.encoder.down.2.block.1.norm1."
-                                            "bias",
-                                            "[1]",
-                                            "[3,4]") "," U8("first_stage_model.decoder.mid."
-                                                            "attn_1.norm.bias",
-                                                            "[1]",
-                                                            "[4,5]") "," U8("first_stage_model."
-                                                                            "decoder.norm_out."
-                                                                            "bias",
-                                                                            "[1]",
-                                                                            "[5,6]") "," U8("fi"
-                                                                                            "rs"
-                                                                                            "t_"
-                                                                                            "st"
-                                                                                            "ag"
-                                                                                            "e_"
-                                                                                            "mo"
-                                                                                            "de"
-                                                                                            "l."
-                                                                                            "en"
-                                                                                            "co"
-                                                                                            "de"
-                                                                                            "r."
-                                                                                            "co"
-                                                                                            "nv"
-                                                                                            "_i"
-                                                                                            "n."
-                                                                                            "bi"
-                                                                                            "a"
-                                                                                            "s",
-                                                                                            "[1"
-                                                                                            "]",
-                                                                                            "[6"
-                                                                                            ",7"
-                                                                                            "]") "}",
-        7);
+    static const struct item items[] = {
+        {"first_stage_model.decoder.up.0.block.2.conv1.weight", 1, NONE},
+        {"first_stage_model.decoder.up.2.block.0.nin_shortcut.bias", 1, NONE},
+        {"first_stage_model.decoder.up.2.upsample.conv.bias", 1, NONE},
+        {"first_stage_model.encoder.down.2.block.1.norm1.bias", 1, NONE},
+        {"first_stage_model.decoder.mid.attn_1.norm.bias", 1, NONE},
+        {"first_stage_model.decoder.norm_out.bias", 1, NONE},
+        {"first_stage_model.encoder.conv_in.bias", 1, NONE},
+    };
+    nb_checkpoint *c;
+    assert_ok(open_items(state, items, N(items), &c));
     assert_bytes(c, "decoder.up_blocks.2.resnets.2.conv1.weight", 1, "a");
     assert_bytes(c, "decoder.up_blocks.0.resnets.0.conv_shortcut.bias", 1, "b");
     assert_bytes(c, "decoder.up_blocks.0.upsamplers.0.conv.bias", 1, "c");
@@ -167,30 +132,31 @@ static void counts_decoder_levels_from_the_end(void **state)
 static void refuses_what_cannot_be_cut(void **state)
 {
     static const struct {
-        const char *header, *sentence;
+        struct item items[2];
+        int n;
+        const char *sentence;
     } bad[] = {
-        {"{" U8("double_blocks.0.img_attn.qkv.weight", "[4,1]", "[0,4]") "}",
-         "qkv.weight: cannot be cut into q, k and v"},
-        {"{" U8("double_blocks.0.img_attn.qkv.bias", "[3]", "[0,3]") "}",
-         "qkv.bias: cannot be cut into q, k and v"},
-        {"{" U8("double_blocks.0.img_attn.qkv.weight", "[]", "[0,1]") "}", "cannot be cut"},
-        {"{" U8("single_blocks.0.linear1.weight", "[7,1]", "[0,7]") "}", "cannot be cut"},
-        {"{" U8("single_blocks.0.linear1.weight", "[6,1]",
-                "[0,6]") "," U8("single_blocks.0.linear2.weight", "[2,1]", "[6,8]") "}",
-         "cannot be cut"},
-        {"{" U8("double_blocks.0.img_attn.qkv.weight", "[3,1]",
-                "[0,3]") "," U8("double_blocks.0.img_attn.qkv.bias", "[6]", "[3,9]") "}",
+        {{{"double_blocks.0.img_attn.qkv.weight", 4, 1}},
+         1,
+         "qkv.weight: cannot be cut into q"},
+        {{{"double_blocks.0.img_attn.qkv.bias", 3, NONE}}, 1, "qkv.bias: cannot be cut into q"},
+        {{{"double_blocks.0.img_attn.qkv.weight", NONE, NONE}}, 1, "cannot be cut into q"},
+        {{{"single_blocks.0.linear1.weight", 7, 1}}, 1, "cannot be cut into q, k and v"},
+        {{{"single_blocks.0.linear1.weight", 6, 1}, {"single_blocks.0.linear2.weight", 2, 1}},
+         2,
+         "cannot be cut into q, k and v"},
+        {{{"double_blocks.0.img_attn.qkv.weight", 3, 1},
+          {"double_blocks.0.img_attn.qkv.bias", 6, NONE}},
+         2,
          "qkv.bias: rows 0 to 1 of 3 cannot be cut out of it"},
-        {"{" U8("final_layer.adaLN_modulation.1.bias", "[2]", "[0,2]") "}", "cannot be cut"},
-        {"{" U8("img_in.weight", "[1]", "[0,1]") "," U8("x_embedder.weight", "[1]",
-                                                        "[1,2]") "}",
+        {{{"final_layer.adaLN_modulation.1.bias", 2, NONE}}, 1, "cannot be cut out of it"},
+        {{{"img_in.weight", 1, NONE}, {"x_embedder.weight", 1, NONE}},
+         2,
          "tensor x_embedder.weight is also in"},
     };
-    const char *path = scratch_path(state, "b.safetensors");
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    for (int i = 0; i < N(bad); i++) {
         nb_checkpoint *c = NULL;
-        scratch_write_safetensors(path, bad[i].header, 9);
-        assert_fails(nb_canonical_open(path, &c), NB_E_DATA, bad[i].sentence);
+        assert_fails(open_items(state, bad[i].items, bad[i].n, &c), NB_E_DATA, bad[i].sentence);
         assert_null(c);
     }
 }

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "models/inspect.h"
-#include "tests/unit/scratch.h"
+#include "tests/unit/items.h"
 
 static const nb_component *component(const nb_inspection *in, const char *name)
 {
@@ -69,28 +69,20 @@ static void tells_fp8(void **state)
     }
 }
 
-#define T1(name, at, shape)                                                                    \
-    "\"" name "\":{\"dtype\":\"U8\",\"shape\":" shape ",\"data_offsets\":" at "}"
-
 /* ComfyUI's all-in-one files hold the parts under prefixes. */
 static void tells_parts_of_one_file(void **state)
 {
-    static const char header[] =
-        "{" T1("model.diffusion_model.vector_in.in_layer.bias", "[0,1]", "[1]") "," T1(
-            "model.diffusion_model.img_in.weight", "[1,385]",
-            "[1,384]") "," T1("model.diffusion_model.guidance_in.in_layer.bias", "[385,386]",
-                              "[1]") "," T1("model.diffusion_model.double_blocks.0.img_attn."
-                                            "norm.key_norm.scale",
-                                            "[386,387]",
-                                            "[1]") "," T1("vae.decoder.conv_in.weight",
-                                                          "[387,391]",
-                                                          "[1,4]") "," T1("vae.decoder.norm_"
-                                                                          "out.weight",
-                                                                          "[391,392]",
-                                                                          "[1]") "}";
+    static const struct item items[] = {
+        {"model.diffusion_model.vector_in.in_layer.bias", 1, NONE},
+        {"model.diffusion_model.img_in.weight", 1, 384},
+        {"model.diffusion_model.guidance_in.in_layer.bias", 1, NONE},
+        {"model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", 1, NONE},
+        {"vae.decoder.conv_in.weight", 1, 4},
+        {"vae.decoder.norm_out.weight", 1, NONE},
+    };
     const char *path = scratch_path(state, "all.safetensors");
     nb_inspection *in;
-    scratch_write_safetensors(path, header, 392);
+    write_items(path, items, N(items));
     assert_ok(nb_inspect(path, &in));
     assert_string_equal(in->form, "file");
     assert_string_equal(in->family, "FLUX.1 Fill dev");
@@ -109,11 +101,11 @@ static void tells_what_it_does_not_know(void **state)
 {
     nb_inspection *in;
     const char *path = scratch_path(state, "x.safetensors");
-    scratch_write_safetensors(path, "{" T1("a.lora_A.weight", "[0,1]", "[1]") "}", 1);
+    write_items(path, &(struct item){"a.lora_A.weight", 1, NONE}, 1);
     assert_ok(nb_inspect(path, &in));
     assert_int_equal(in->components[0].kind, NB_KIND_LORA);
     nb_inspection_destroy(in);
-    scratch_write_safetensors(path, "{" T1("a.weight", "[0,1]", "[1]") "}", 1);
+    write_items(path, &(struct item){"a.weight", 1, NONE}, 1);
     assert_ok(nb_inspect(path, &in));
     assert_int_equal(in->components[0].kind, NB_KIND_UNKNOWN);
     assert_string_equal(in->family, "");
