@@ -11,11 +11,20 @@
  * The libraries that write these files round in different places; each is reproduced byte for
  * byte, all in F32, in this order (A, a: largest magnitude of the tensor, of the block):
  *
- *   rule                tensor scale t    block scale s (then E4M3)     code (E2M1, nearest
- * even) modelopt            A / 2688          a / (6 t), at least 2^-9;     w / (s t); -0
- * becomes 0 a = 0 gives 1 compressed-tensors  g = (1/A) 2688    g (a / 6); 0 gives 0.125      w
- * / (s / g); -0 becomes 0 is stored, t = 1/g comfy               A / 2688          (a / 6) / t;
- * 0 stays 0        w / (t s), 0 where t s = 0
+ * modelopt
+ *     tensor scale t = A / 2688
+ *     block scale  s = a / (6 t), at least 2^-9; where that is 0: 1
+ *     code             w / (s t); -0 becomes 0
+ * compressed-tensors
+ *     tensor scale g = (1 / A) 2688 is stored, t = 1 / g
+ *     block scale  s = g (a / 6); where that rounds to 0: 0.125
+ *     code             w / (s / g); -0 becomes 0
+ * comfy
+ *     tensor scale t = A / 2688
+ *     block scale  s = (a / 6) / t; 0 stays 0
+ *     code             w / (t s), 0 where t s = 0
+ *
+ * Block scales are then rounded to E4M3, at most 448, and codes to E2M1, both to nearest even.
  *
  * Here codes are packed low nibble first and scales lie plainly, [N, K/2] and [N, K/16]; other
  * layouts of the files are made from that (models/).

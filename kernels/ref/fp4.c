@@ -1,6 +1,8 @@
 /*
- * Quantisers. They run once per file, so there is one version, parallel over rows; the element
- * conversions are written for exactness, not for speed.
+ * Quantisers. They run once per file, so there is one version, parallel over rows. Elements are
+ * rounded by adding and subtracting a power of two at which an F32 has the step wanted: no
+ * tables, no branches, so that loops over a block become vectors; every operation rounds as
+ * IEEE says, so the bytes are the same for any vectors.
  */
 #include "kernels/fp4.h"
 
@@ -8,75 +10,70 @@
 #include <math.h>
 #include <string.h>
 
-static const float MAGNITUDES[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+#include "kernels/ref/quantize_rows.h"
+
+enum { BLOCK = NB_NVFP4_BLOCK, N_E4M3 = 0x7f };
+
+/* ---- elements ---- */
 
 float nb_f32_from_e2m1(unsigned code)
 {
-    float magnitude = MAGNITUDES[code & 7];
+    static const float magnitudes[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    float magnitude = magnitudes[code & 7];
     return code & 8 ? -magnitude : magnitude;
 }
 
-/* The largest magnitude code whose lower bound is below `a`. On a bound the even code wins:
- * bounds below an even code belong to it, those below an odd one do not. */
-static unsigned magnitude_code(float a)
+/* 6 where it is more, and for NaN. */
+static inline float saturate(float magnitude)
 {
-    static const float bounds[7] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
-    unsigned code = 0;
-    for (unsigned i = 0; i < 7; i++)
-        if (a > bounds[i] || (a == bounds[i] && (i & 1))) code = i + 1;
-    return code;
+    return magnitude < 6.0f ? magnitude : 6.0f;
+}
+
+/* E2M1 steps by 0.5 below 2, by 1 below 4, by 2 above, and an F32 does so at 2^22 times the
+ * power of two below the magnitude (below 1: of 1). In bits. */
+static inline uint32_t rounder(float magnitude)
+{
+    uint32_t bits = nb_f32_bits(magnitude > 1.0f ? magnitude : 1.0f);
+    return (bits & 0x7f800000u) + (22u << 23);
+}
+
+/* Of a magnitude, saturated. The sum's last bits count the steps; a binade up there are two
+ * codes more for the same count. */
+static inline unsigned magnitude_code(float magnitude)
+{
+    uint32_t r = rounder(magnitude);
+    return nb_f32_bits(magnitude + nb_f32_from_bits(r)) - r + (r >> 22) - 2 * (127 + 22);
+}
+
+/* The value of that code. */
+static inline float round_magnitude(float magnitude)
+{
+    float r = nb_f32_from_bits(rounder(magnitude));
+    return magnitude + r - r;
 }
 
 unsigned nb_e2m1_from_f32(float value)
 {
     if (isnan(value)) return 7;
-    return (signbit(value) ? 8u : 0u) | magnitude_code(fabsf(value));
+    return (signbit(value) ? 8u : 0u) | magnitude_code(saturate(fabsf(value)));
 }
 
-/* ---- the largest magnitude ---- */
-
-struct amax_task {
-    const nb_weight *w;
-    float *rows; /* [n] */
-    float *scratch;
-};
-
-static void amax_row(void *arg, int64_t row, int thread)
+static void pack(const unsigned *codes, int n, uint8_t *out)
 {
-    struct amax_task *t = arg;
-    float *values = t->scratch + thread * t->w->k, amax = 0;
-    nb_weight_decode_ref(t->w, row, 0, t->w->k, values);
-    for (int64_t i = 0; i < t->w->k; i++)
-        if (!(fabsf(values[i]) <= amax)) amax = isfinite(values[i]) ? fabsf(values[i]) : NAN;
-    t->rows[row] = amax;
-}
-
-float nb_weight_amax(nb_stream *s, const nb_weight *w)
-{
-    nb_arena_mark mark = nb_arena_save(s->arena);
-    float amax = 0;
-    struct amax_task t = {
-        .w = w,
-        .rows = nb_tensor_f32(nb_stream_tensor(s, NB_DTYPE_F32, 1, &w->n)),
-        .scratch =
-            nb_tensor_f32(nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(s->threads, w->k))),
-    };
-    nb_parallel(s, w->n, amax_row, &t);
-    for (int64_t i = 0; i < w->n && s->status == NB_OK; i++)
-        if (!(t.rows[i] <= amax)) amax = t.rows[i];
-    nb_arena_rewind(s->arena, mark);
-    return amax;
+    for (int i = 0; i < n / 2; i++) out[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
 }
 
 /* ---- NVFP4 ---- */
 
-/* What a block is quantised with. `tensor` is the stored tensor scale. */
+/* What the blocks of a tensor are quantised with. `tensor` is the stored tensor scale. */
 struct nvfp4 {
     nb_fp4_options options;
     float tensor;
+    float e4m3[N_E4M3]; /* the scales to choose from, by code */
 };
 
-/* The stored tensor scale for a largest magnitude; finite and never 0 (an all-zero tensor). */
+/* The stored tensor scale for a largest magnitude: finite and never 0, also of an all-zero
+ * tensor, where two of the libraries write NaN. */
 static float tensor_scale(const nb_fp4_options *o, float amax)
 {
     float norm = o->method == NB_FP4_FOUR_OVER_SIX ? 6.0f * 256.0f : 6.0f * 448.0f;
@@ -84,7 +81,7 @@ static float tensor_scale(const nb_fp4_options *o, float amax)
         float g = 1.0f / fmaxf(amax, 0x1p-126f) * norm;
         return isfinite(g) ? g : 1.0f;
     }
-    return amax > 0 ? amax / norm : 1.0f;
+    return amax > 0 ? fmaxf(amax / norm, 0x1p-149f) : 1.0f;
 }
 
 /* E4M3 code of the scale that maps `a` to 6. */
@@ -99,63 +96,110 @@ static uint8_t block_scale(const struct nvfp4 *q, float a)
     case NB_FP4_COMFY:
         return nb_e4m3_from_f32(fminf(a / 6.0f / q->tensor, 448.0f));
     default:
-        if (a == 0) return nb_e4m3_from_f32(1.0f);
-        return nb_e4m3_from_f32(fminf(fmaxf(a / (6.0f * q->tensor), 0x1p-9f), 448.0f));
+        s = a / (6.0f * q->tensor);
+        if (s == 0) return nb_e4m3_from_f32(1.0f);
+        return nb_e4m3_from_f32(fminf(fmaxf(s, 0x1p-9f), 448.0f));
     }
 }
 
 /* What a stored scale multiplies codes by. */
 static float step_of(const struct nvfp4 *q, uint8_t scale)
 {
-    float s = nb_f32_from_e4m3(scale);
+    float s = q->e4m3[scale];
     return q->options.rule == NB_FP4_COMPRESSED_TENSORS ? s / q->tensor : s * q->tensor;
 }
 
-static unsigned code_of(const struct nvfp4 *q, float w, float step)
+/* modelopt and compressed-tensors drop the sign of a zero (not of what is rounded to zero),
+ * comfy keeps it, but makes a block of step 0 all code 0. */
+static void encode_block(const struct nvfp4 *q, const float *w, float step, uint8_t *out)
 {
-    if (q->options.rule == NB_FP4_COMFY && step == 0) return 0;
-    if (q->options.rule != NB_FP4_COMFY && w == 0) return 0;
-    return nb_e2m1_from_f32(w / step);
+    unsigned codes[BLOCK];
+    int is_comfy = q->options.rule == NB_FP4_COMFY;
+    if (step == 0 && is_comfy) {
+        memset(out, 0, BLOCK / 2);
+        return;
+    }
+    for (int i = 0; i < BLOCK; i++) {
+        float value = w[i] / step;
+        unsigned kept = nb_f32_bits(value) >> 28 & 8, dropped = value < 0 ? 8 : 0;
+        codes[i] = (is_comfy ? kept : dropped) | magnitude_code(saturate(fabsf(value)));
+    }
+    pack(codes, BLOCK, out);
 }
 
-static double block_error(const struct nvfp4 *q, const float *w, int64_t k0, uint8_t scale)
+/* --- the choice of a scale --- */
+
+/* A block in units of the tensor scale, so that scales are plain E4M3 and squares neither
+ * overflow nor underflow. */
+struct block {
+    float u[BLOCK];      /* magnitudes */
+    float weight[BLOCK]; /* of each square */
+    float most;          /* the largest of u */
+    float most_weight;   /* its weight */
+};
+
+static struct block block_of(const struct nvfp4 *q, const float *w, int64_t k0)
 {
-    float step = step_of(q, scale);
-    double error = 0;
-    for (int i = 0; i < NB_NVFP4_BLOCK; i++) {
-        double d =
-            (double)w[i] - (double)nb_f32_from_e2m1(code_of(q, w[i], step)) * (double)step;
-        error += d * d * (q->options.importance ? (double)q->options.importance[k0 + i] : 1.0);
+    struct block b = {.most = 0};
+    float unit = q->options.rule == NB_FP4_COMPRESSED_TENSORS ? 1.0f / q->tensor : q->tensor;
+    for (int i = 0; i < BLOCK; i++) {
+        b.u[i] = fabsf(w[i]) / unit;
+        b.weight[i] = q->options.importance ? q->options.importance[k0 + i] : 1.0f;
     }
-    return error;
+    b.most = nb_amax16(b.u);
+    for (int i = 0; i < BLOCK; i++)
+        if (b.u[i] == b.most) b.most_weight = b.weight[i];
+    return b;
 }
 
-/* The better of `scale` and what was best so far. */
-static void consider(const struct nvfp4 *q, const float *w, int64_t k0, uint8_t scale,
-                     uint8_t *best, double *least)
+/* Weighted squared error at a scale. The order of the sum is fixed. */
+static float block_error(const struct block *b, float scale)
 {
-    double error = block_error(q, w, k0, scale);
-    if (error < *least) {
-        *least = error;
-        *best = scale;
+    float e[BLOCK], reciprocal = 1.0f / scale;
+    for (int i = 0; i < BLOCK; i++) {
+        float d = b->u[i] - round_magnitude(saturate(b->u[i] * reciprocal)) * scale;
+        e[i] = d * d * b->weight[i];
     }
+    for (int i = 0; i < 8; i++) e[i] += e[i + 8];
+    for (int i = 0; i < 4; i++) e[i] += e[i + 4];
+    return e[0] + e[2] + (e[1] + e[3]);
+}
+
+/* The E4M3 scale with the least error; of equal ones `first`, then the smallest.
+ *
+ * Not all 126 need a try. From above: where all of a block is at most 7 s, scale 2 s is never
+ * better than s, because what its grid has below 7 s that of s has too. So scales from
+ * largest / 3.5 up are out, as long as their half is a scale (codes from 16). From below: the
+ * largest is clipped by largest - 6 s, and when the square of that alone exceeds the least
+ * error so far, all smaller scales are worse. */
+static uint8_t sweep(const struct nvfp4 *q, const struct block *b, uint8_t first)
+{
+    uint8_t best = first, top = nb_e4m3_from_f32(b->most / 3.5f);
+    float at_first = block_error(b, q->e4m3[first]), least = at_first;
+    for (uint8_t code = top < 15 ? 15 : top; code > 0; code--) {
+        float clipped = b->most - 6.0f * q->e4m3[code];
+        if (clipped > 0 && clipped * clipped * b->most_weight > least) break;
+        float error = block_error(b, q->e4m3[code]);
+        if (error <= least) {
+            least = error;
+            best = code;
+        }
+    }
+    return at_first <= least ? first : best;
 }
 
 static uint8_t choose_scale(const struct nvfp4 *q, const float *w, int64_t k0)
 {
-    float a = 0;
-    for (int i = 0; i < NB_NVFP4_BLOCK; i++) a = fmaxf(a, fabsf(w[i]));
-    uint8_t best = block_scale(q, a);
-    double least = INFINITY;
-    if (a == 0 || q->options.method == NB_FP4_MAX) return best;
-    consider(q, w, k0, best, &best, &least);
-    if (q->options.method == NB_FP4_FOUR_OVER_SIX)
-        consider(q, w, k0, block_scale(q, 1.5f * a), &best, &least);
-    else
-        for (unsigned code = 1; code <= 0x7e; code++)
-            consider(q, w, k0, (uint8_t)code, &best, &least);
-    return best;
+    float a = nb_amax16(w);
+    uint8_t six = block_scale(q, a), four;
+    if (a == 0 || q->options.method == NB_FP4_MAX) return six;
+    struct block b = block_of(q, w, k0);
+    if (q->options.method == NB_FP4_SWEEP) return sweep(q, &b, six);
+    four = block_scale(q, 1.5f * a);
+    return block_error(&b, q->e4m3[four]) < block_error(&b, q->e4m3[six]) ? four : six;
 }
+
+/* --- a tensor --- */
 
 struct quantize_task {
     const nb_weight *w;
@@ -168,7 +212,7 @@ struct quantize_task {
 static const float *decode_row(struct quantize_task *t, int64_t row, int thread)
 {
     float *values = t->scratch + thread * t->w->k;
-    nb_weight_decode_ref(t->w, row, 0, t->w->k, values);
+    nb_quantize_decode(t->w, row, 0, t->w->k, values);
     return values;
 }
 
@@ -178,26 +222,18 @@ static void nvfp4_row(void *arg, int64_t row, int thread)
     const struct nvfp4 *q = &t->nvfp4;
     int64_t k = t->w->k;
     const float *values = decode_row(t, row, thread);
-    uint8_t *codes = t->codes + row * k / 2;
-    for (int64_t k0 = 0; k0 < k; k0 += NB_NVFP4_BLOCK) {
+    uint8_t *codes = t->codes + row * k / 2, *scales = t->scales + row * k / BLOCK;
+    for (int64_t k0 = 0; k0 < k; k0 += BLOCK) {
         uint8_t scale = choose_scale(q, values + k0, k0);
-        float step = step_of(q, scale);
-        t->scales[(row * k + k0) / NB_NVFP4_BLOCK] = scale;
-        for (int64_t i = k0; i < k0 + NB_NVFP4_BLOCK; i += 2)
-            codes[i / 2] =
-                (uint8_t)(code_of(q, values[i], step) | code_of(q, values[i + 1], step) << 4);
+        scales[k0 / BLOCK] = scale;
+        encode_block(q, values + k0, step_of(q, scale), codes + k0 / 2);
     }
-}
-
-static float *row_scratch(nb_stream *s, const nb_weight *w)
-{
-    return nb_tensor_f32(nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(s->threads, w->k)));
 }
 
 void nb_quantize_nvfp4(nb_stream *s, const nb_weight *w, const nb_fp4_options *options,
                        uint8_t *codes, uint8_t *scales, float *stored_scale)
 {
-    assert(w->k % NB_NVFP4_BLOCK == 0);
+    assert(w->k % BLOCK == 0);
     nb_arena_mark mark = nb_arena_save(s->arena);
     float amax = options->amax > 0 ? options->amax : nb_weight_amax(s, w);
     struct quantize_task t = {
@@ -205,8 +241,9 @@ void nb_quantize_nvfp4(nb_stream *s, const nb_weight *w, const nb_fp4_options *o
         .nvfp4 = {.options = *options, .tensor = tensor_scale(options, amax)},
         .codes = codes,
         .scales = scales,
-        .scratch = row_scratch(s, w),
+        .scratch = nb_quantize_scratch(s, w),
     };
+    for (int i = 0; i < N_E4M3; i++) t.nvfp4.e4m3[i] = nb_f32_from_e4m3((uint8_t)i);
     nb_parallel(s, w->n, nvfp4_row, &t);
     *stored_scale = t.nvfp4.tensor;
     nb_arena_rewind(s->arena, mark);
@@ -219,8 +256,8 @@ static uint8_t power_scale(nb_fp4_rule rule, float a)
 {
     int e = -127;
     if (a > 0 && rule == NB_FP4_MODELOPT) {
-        float ratio = a / 6.0f, m = frexpf(ratio, &e); /* ratio = m 2^e, 0.5 <= m < 1 */
-        if (m == 0.5f) e--;                            /* a power of two needs no rounding up */
+        /* The logarithm is an F32 too: a little above a power of two it is that power's. */
+        e = (int)ceilf((float)log2((double)(a / 6.0f)));
     } else if (a > 0) {
         float m = frexpf(a, &e); /* 2m is in [1, 2) at exponent e - 1 */
         e = (2.0f * m >= 1.75f ? e : e - 1) - 2;
@@ -230,13 +267,14 @@ static uint8_t power_scale(nb_fp4_rule rule, float a)
     return (uint8_t)(e + 127);
 }
 
-/* Ties toward zero; zeros keep a sign bit of their own: modelopt's table look-up. */
-static unsigned code_ties_to_zero(float value)
+/* compressed-tensors: ties to even, zeros are code 0. modelopt: ties toward zero, where three
+ * of them have the even code above; zeros are code 8. */
+static unsigned mx_code(nb_fp4_rule rule, float value)
 {
-    float a = fabsf(value);
-    unsigned code = magnitude_code(a);
-    if (code && a == (MAGNITUDES[code] + MAGNITUDES[code - 1]) / 2) code--;
-    return (value <= 0 ? 8u : 0u) | code;
+    float a = saturate(fabsf(value));
+    unsigned code = magnitude_code(a), rounded_up = a == 0.75f || a == 1.75f || a == 3.5f;
+    if (rule != NB_FP4_MODELOPT) return (value < 0 ? 8u : 0u) | code;
+    return (value <= 0 ? 8u : 0u) | (code - rounded_up);
 }
 
 static void mxfp4_row(void *arg, int64_t row, int thread)
@@ -244,20 +282,15 @@ static void mxfp4_row(void *arg, int64_t row, int thread)
     struct quantize_task *t = arg;
     int64_t k = t->w->k;
     const float *values = decode_row(t, row, thread);
-    uint8_t *codes = t->codes + row * k / 2;
+    uint8_t *codes = t->codes + row * k / 2, *scales = t->scales + row * k / NB_MXFP4_BLOCK;
     for (int64_t k0 = 0; k0 < k; k0 += NB_MXFP4_BLOCK) {
-        float a = 0;
-        for (int64_t i = k0; i < k0 + NB_MXFP4_BLOCK; i++) a = fmaxf(a, fabsf(values[i]));
-        uint8_t scale = power_scale(t->rule, a);
+        const float *w = values + k0;
+        unsigned block[NB_MXFP4_BLOCK];
+        uint8_t scale = power_scale(t->rule, fmaxf(nb_amax16(w), nb_amax16(w + 16)));
         float step = nb_f32_from_e8m0(scale);
-        t->scales[(row * k + k0) / NB_MXFP4_BLOCK] = scale;
-        for (int64_t i = k0; i < k0 + NB_MXFP4_BLOCK; i += 2) {
-            unsigned pair[2];
-            for (int j = 0; j < 2; j++)
-                pair[j] = t->rule == NB_FP4_MODELOPT ? code_ties_to_zero(values[i + j] / step)
-                                                     : nb_e2m1_from_f32(values[i + j] / step);
-            codes[i / 2] = (uint8_t)(pair[0] | pair[1] << 4);
-        }
+        for (int i = 0; i < NB_MXFP4_BLOCK; i++) block[i] = mx_code(t->rule, w[i] / step);
+        scales[k0 / NB_MXFP4_BLOCK] = scale;
+        pack(block, NB_MXFP4_BLOCK, codes + k0 / 2);
     }
 }
 
@@ -266,8 +299,11 @@ void nb_quantize_mxfp4(nb_stream *s, const nb_weight *w, nb_fp4_rule rule, uint8
 {
     assert(w->k % NB_MXFP4_BLOCK == 0);
     nb_arena_mark mark = nb_arena_save(s->arena);
-    struct quantize_task t = {
-        .w = w, .rule = rule, .codes = codes, .scales = scales, .scratch = row_scratch(s, w)};
+    struct quantize_task t = {.w = w,
+                              .rule = rule,
+                              .codes = codes,
+                              .scales = scales,
+                              .scratch = nb_quantize_scratch(s, w)};
     nb_parallel(s, w->n, mxfp4_row, &t);
     nb_arena_rewind(s->arena, mark);
 }
