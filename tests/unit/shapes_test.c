@@ -10,7 +10,11 @@
 
 #include "kernels/base/json.h"
 #include "models/canonical.h"
+#include "models/clip.h"
+#include "models/flux.h"
 #include "models/shapes.h"
+#include "models/t5.h"
+#include "models/vae.h"
 #include "tests/unit/items.h"
 
 /* Every key that shapes tell has the value of config.json, where that has one. */
@@ -90,10 +94,57 @@ static void names_what_is_missing(void **state)
                  "conv_in.weight: dimension 1 is not there or empty");
 }
 
+#define OPEN(name, path, c, config, device)                                                    \
+    do {                                                                                       \
+        nb_##name##_config settings;                                                           \
+        nb_##name *model;                                                                      \
+        assert_ok(nb_##name##_config_read(path, config, &settings));                           \
+        assert_ok(nb_##name##_open(c, &settings, device, &model));                             \
+        nb_##name##_close(model);                                                              \
+    } while (0)
+
+static void open_model(const char *path, const nb_checkpoint *c, nb_component_kind kind,
+                       const json_t *config, const nb_device *device)
+{
+    if (kind == NB_KIND_FLUX) OPEN(flux, path, c, config, device);
+    if (kind == NB_KIND_CLIP) OPEN(clip, path, c, config, device);
+    if (kind == NB_KIND_T5) OPEN(t5, path, c, config, device);
+    if (kind == NB_KIND_VAE) OPEN(vae, path, c, config, device);
+}
+
+/* BFL's and ComfyUI's files, which come without any config: each architecture finds all that it
+ * wants. */
+static void opens_single_files(void **state)
+{
+    static const struct {
+        const char *file;
+        nb_component_kind kind;
+    } files[] = {{"flux1-dev", NB_KIND_FLUX},
+                 {"clip_l", NB_KIND_CLIP},
+                 {"t5xxl", NB_KIND_T5},
+                 {"ae", NB_KIND_VAE}};
+    nb_device *device;
+    (void)state;
+    assert_ok(nb_device_open_cpu(0, &device));
+    for (int i = 0; i < N(files); i++) {
+        char path[128];
+        nb_checkpoint *c;
+        json_t *config;
+        snprintf(path, sizeof path, "golden/flux/models/single/%s.safetensors", files[i].file);
+        assert_ok(nb_canonical_open(path, &c));
+        assert_ok(nb_config_from_shapes(c, files[i].kind, &config));
+        open_model(path, c, files[i].kind, config, device);
+        json_decref(config);
+        nb_checkpoint_close(c);
+    }
+    nb_device_close(device);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_configs_off_shapes),
+        cmocka_unit_test(opens_single_files),
         cmocka_unit_test_setup_teardown(names_what_is_missing, scratch_setup, scratch_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
