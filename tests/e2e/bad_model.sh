@@ -66,7 +66,7 @@ for length in 0 1 99999999 9223372036854775807 18446744073709551615; do
     spoil $transformer length $length
     draw 65 $transformer
 done
-for header in '' '{' '[]' '"text"' '{"a":1}' '{"a":{}}' 'null' '{}' \
+for header in '' '{' '[]' '"text"' '{"a":1}' '{"a":{}}' 'null' \
     '{"a":{"dtype":"F32","shape":[1]}}' \
     '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}}' \
     '{"a":{"dtype":"F32","shape":"1","data_offsets":[0,4]}}' \
@@ -83,6 +83,9 @@ for header in '' '{' '[]' '"text"' '{"a":1}' '{"a":{}}' 'null' '{}' \
     spoil $transformer header "$header"
     draw 65 $transformer
 done
+what="header without tensors"
+spoil $transformer header '{}'
+draw 65 /model/transformer x_embedder
 what="header that is not UTF-8"
 spoil $transformer header "$(printf '{"\xff":1}')"
 draw 65 $transformer
@@ -102,19 +105,19 @@ spoil $transformer tensor $weight shape '[20,80]'
 draw 65 $transformer $weight '40' '20'
 what="a missing tensor"
 spoil $transformer drop $weight
-draw 65 $transformer $weight
+draw 65 /model/transformer $weight
 what="a tensor of another name"
 spoil $transformer rename $weight other
-draw 65 $transformer $weight
+draw 65 /model/transformer $weight
 what="a missing bias"
 spoil $transformer drop transformer_blocks.1.attn.to_q.bias
-draw 65 $transformer transformer_blocks.1.attn.to_q.bias
+draw 65 /model/transformer transformer_blocks.1.attn.to_q.bias
 
 setting transformer/config.json num_layers -1 0 1e18 1000000000000000000 '"two"' '[]' true
 setting transformer/config.json num_single_layers -1 1000000000000000000 1.5
 setting transformer/config.json num_attention_heads -1 0 1000000000000000000
 setting transformer/config.json attention_head_dim -1 0 1000000000000000000
-setting transformer/config.json in_channels 0 -64 1000000000000000000 63
+setting transformer/config.json in_channels 0 -64 1000000000000000000
 setting transformer/config.json joint_attention_dim 0 -1 1000000000000000000
 setting transformer/config.json pooled_projection_dim 0 -1 1000000000000000000
 setting transformer/config.json axes_dims_rope '[8,4,9]' '[8,4]' '[8,4,8,0]' '[-8,14,14]' '7' \
@@ -146,6 +149,9 @@ setting scheduler/scheduler_config.json use_karras_sigmas true
 setting scheduler/scheduler_config.json num_train_timesteps 0 -1
 
 # A configuration that is right by itself, and not that of these weights.
+what="other channels than the VAE has"
+spoil transformer/config.json set in_channels 63
+draw 65 transformer in_channels 63
 what="more blocks than there are weights"
 spoil transformer/config.json set num_layers 3
 draw 65 transformer_blocks.2

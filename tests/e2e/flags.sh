@@ -190,7 +190,7 @@ check grep -q "image" "$T/stdout"
 what="version"
 run version --json
 expect_status 0
-check "$tool" get "$T/stdout" libraries.jansson
+check "$tool" get "$T/stdout" libraries.jansson >/dev/null
 run --version
 expect_status 0
 what="a full stdout"

@@ -88,7 +88,10 @@ refused() {
     check test ! -s "$T/stdout"
     left=$(ls -A "$T/out")
     checks=$((checks + 1))
-    [ -z "$left" ] || fail "left behind: $left"
+    if [ -n "$left" ]; then
+        fail "left behind: $left"
+        rm -rf "${T:?}"/out/*
+    fi
 }
 
 # A copy of a golden model that may be spoilt, at $T/model.

@@ -43,10 +43,10 @@ XDG_CACHE_HOME=$T/xdg draw some/thing
 what="HOME"
 make_cache "$T/home/.cache/huggingface/hub"
 draw some/thing
+rm -f "$T/out/a.png"
 what="HF_HUB_CACHE before HOME"
 HF_HUB_CACHE=$T/empty refused 66 "$T/empty/models--some--thing" -- image -m some/thing -p cat \
-    -o "$T/out/b.png"
-rm -f "$T/out/a.png"
+    -o "$T/out/a.png"
 
 what="no such model"
 refused 66 "$T/none" -- image -m "$T/none" -p cat -o "$T/out/a.png"

@@ -4,7 +4,7 @@
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-draw=(image -m "$models/dev" -p "a red cat" --size 48x32 --steps 2 --seed 9 --t5-length 16)
+draw=(image -m "$models/dev" -p "a red cat" --size 48x32 --steps 2 --seed 9 --t5-length 8)
 
 what="a path"
 run "${draw[@]}" -o "$T/out/a.png"
@@ -127,8 +127,7 @@ what="a full device"
 refused 74 /dev/full "No space left" -- "${draw[@]}" -o /dev/full
 check test -c /dev/full
 what="a file system without room"
-(ulimit -f 1 && trap '' XFSZ && exec "$nibble" "${draw[@]}" --size 256x256 --steps 1 \
-    -o "$T/out/a.png") >"$T/stdout" 2>"$T/stderr"
+(ulimit -f 1 && trap '' XFSZ && exec "$nibble" "${draw[@]}" -o "$T/out/a.png") >"$T/stdout" 2>"$T/stderr"
 status=$?
 expect_status 74
 expect_said "$T/out/a.png"
@@ -139,7 +138,7 @@ status=0
 expect_status 74
 what="a reader that goes away"
 set +o pipefail
-"$nibble" "${draw[@]}" --size 256x256 --steps 1 -o - 2>"$T/stderr" | true
+"$nibble" "${draw[@]}" -o - 2>"$T/stderr" | true
 set -o pipefail
 checks=$((checks + 1))
 ! grep -q 'Sanitizer' "$T/stderr" || fail "a crash"
