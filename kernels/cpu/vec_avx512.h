@@ -15,6 +15,9 @@
 typedef __m512 vec;
 enum { LANES = 16 };
 
+/* The name of this instruction set's variant of an operation. */
+#define VARIANT(op) nb_##op##_avx512
+
 static inline vec vec_zero(void)
 {
     return _mm512_setzero_ps();
@@ -134,16 +137,32 @@ static inline vec vec_round_bf16(vec x)
     return _mm512_mask_blend_ps(is_nan, _mm512_castsi512_ps(bits), x);
 }
 
-/* Sums of all lanes, always in the same order. */
+/* A running sum in double precision. */
+typedef struct wide {
+    __m512d low, high;
+} wide;
+
+static inline wide wide_zero(void)
+{
+    return (wide){_mm512_setzero_pd(), _mm512_setzero_pd()};
+}
+
+static inline wide wide_add(wide sum, vec x)
+{
+    sum.low = _mm512_add_pd(sum.low, _mm512_cvtps_pd(_mm512_castps512_ps256(x)));
+    sum.high = _mm512_add_pd(sum.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+    return sum;
+}
+
+/* Always in the same order. */
+static inline double wide_sum(wide sum)
+{
+    return _mm512_reduce_add_pd(_mm512_add_pd(sum.low, sum.high));
+}
+
 static inline float vec_sum(vec x)
 {
     return _mm512_reduce_add_ps(x);
-}
-
-static inline double vec_sum_f64(vec x)
-{
-    return _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
-                                              _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))));
 }
 
 static inline void vec_transpose(vec r[LANES])

@@ -1,0 +1,7 @@
+#if defined(__x86_64__)
+
+#include "kernels/cpu/vec_avx512.h"
+
+#include "kernels/cpu/norm_body.h"
+
+#endif

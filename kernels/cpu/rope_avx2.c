@@ -1,0 +1,7 @@
+#if defined(__x86_64__)
+
+#include "kernels/cpu/vec_avx2.h"
+
+#include "kernels/cpu/rope_body.h"
+
+#endif
