@@ -112,17 +112,16 @@ static nb_status read_entry(const struct entry *e, nb_stored *t)
 
 /* --- the table --- */
 
-/* By place; empty tensors, which may share theirs, before others, so that neighbours tell every
- * overlap; by name among equals, for one order on every run. */
+/* By place, and by name among equals, for one order on every run. */
 static int compare_places(const void *a, const void *b)
 {
     const nb_stored *x = a, *y = b;
     uintptr_t p = (uintptr_t)x->data, q = (uintptr_t)y->data;
     if (p != q) return p < q ? -1 : 1;
-    if (!x->bytes != !y->bytes) return x->bytes ? 1 : -1;
     return strcmp(x->name, y->name);
 }
 
+/* Empty tensors take no place, wherever they lie. */
 static nb_status check_overlaps(const nb_safetensors *f)
 {
     const unsigned char *end = NULL;

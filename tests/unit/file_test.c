@@ -79,6 +79,19 @@ static void says_what_cannot_be_created(void **state)
     assert_fails(nb_file_writer_open(*state, &w), NB_E_CANTCREATE, "cannot be created");
 }
 
+static void leaves_nothing_when_it_fails(void **state)
+{
+    nb_file_writer *w;
+    const char *path = scratch_path(state, "out");
+    assert_ok(nb_file_writer_open(path, &w));
+    assert_ok(nb_file_writer_write(w, "new", 3));
+    assert_int_equal(mkdir(path, 0700), 0); /* in the way of the rename */
+    assert_fails(nb_file_writer_commit(w), NB_E_CANTCREATE, "out: cannot be created");
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(*state), 0);
+    assert_int_equal(mkdir(*state, 0700), 0);
+}
+
 static void joins_paths(void **state)
 {
     static const char *const cases[][3] = {
@@ -104,6 +117,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(shows_only_finished_files, scratch_setup,
                                         scratch_teardown),
         cmocka_unit_test_setup_teardown(says_what_cannot_be_created, scratch_setup,
+                                        scratch_teardown),
+        cmocka_unit_test_setup_teardown(leaves_nothing_when_it_fails, scratch_setup,
                                         scratch_teardown),
         cmocka_unit_test(joins_paths),
     };

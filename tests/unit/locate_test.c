@@ -93,8 +93,10 @@ static void stays_in_the_cache(void **state)
         "org/",   "/x",         "org/.name",  "org/x@../main", "org/x@a/b",
         "org/x@", "o@rg/x",     "",           "org/x@.",       "@a/b"};
     set("HF_HUB_CACHE", *state);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         assert_not_found(names[i], NB_E_NOINPUT, ": no such file or folder");
+        assert_null(strstr(nb_error_message(), "cache")); /* it was not looked for there */
+    }
 }
 
 static void refuses_broken_references(void **state)
