@@ -8,7 +8,6 @@
 
 #include <assert.h>
 #include <math.h>
-#include <string.h>
 
 #include "kernels/ref/quantize_rows.h"
 
@@ -23,42 +22,56 @@ float nb_f32_from_e2m1(unsigned code)
     return code & 8 ? -magnitude : magnitude;
 }
 
-/* 6 where it is more, and for NaN. */
-static inline float saturate(float magnitude)
+/* Magnitudes are handled as the bits of an F32, which order as the values do, NaN last:
+ * comparing integers keeps loops free of branches. */
+enum { ONE = 0x3f800000, SIX = 0x40c00000, EXPONENT = 0x7f800000, MANTISSA_BITS = 23 };
+
+static inline int32_t magnitude_bits(float value)
 {
-    return magnitude < 6.0f ? magnitude : 6.0f;
+    return (int32_t)nb_magnitude_bits(value);
+}
+
+static inline float f32_of(int32_t bits)
+{
+    return nb_f32_from_bits((uint32_t)bits);
+}
+
+/* 6 where it is more, and for NaN. */
+static inline int32_t saturate(int32_t magnitude)
+{
+    return magnitude > SIX ? SIX : magnitude;
 }
 
 /* E2M1 steps by 0.5 below 2, by 1 below 4, by 2 above, and an F32 does so at 2^22 times the
- * power of two below the magnitude (below 1: of 1). In bits. */
-static inline uint32_t rounder(float magnitude)
+ * power of two below the magnitude (below 1: of 1). */
+static inline int32_t rounder(int32_t magnitude)
 {
-    uint32_t bits = nb_f32_bits(magnitude > 1.0f ? magnitude : 1.0f);
-    return (bits & 0x7f800000u) + (22u << 23);
+    return ((magnitude > ONE ? magnitude : ONE) & EXPONENT) + (22 << MANTISSA_BITS);
 }
 
-/* Of a magnitude, saturated. The sum's last bits count the steps; a binade up there are two
+/* Of a saturated magnitude. The sum's last bits count the steps; a binade up there are two
  * codes more for the same count. */
-static inline unsigned magnitude_code(float magnitude)
+static inline uint32_t magnitude_code(int32_t magnitude)
 {
-    uint32_t r = rounder(magnitude);
-    return nb_f32_bits(magnitude + nb_f32_from_bits(r)) - r + (r >> 22) - 2 * (127 + 22);
+    int32_t r = rounder(magnitude);
+    uint32_t steps = nb_f32_bits(f32_of(magnitude) + f32_of(r)) - (uint32_t)r;
+    return steps + (uint32_t)(r >> (MANTISSA_BITS - 1)) - 2 * (127 + 22);
 }
 
 /* The value of that code. */
-static inline float round_magnitude(float magnitude)
+static inline float round_magnitude(int32_t magnitude)
 {
-    float r = nb_f32_from_bits(rounder(magnitude));
-    return magnitude + r - r;
+    float r = f32_of(rounder(magnitude));
+    return f32_of(magnitude) + r - r;
 }
 
 unsigned nb_e2m1_from_f32(float value)
 {
     if (isnan(value)) return 7;
-    return (signbit(value) ? 8u : 0u) | magnitude_code(saturate(fabsf(value)));
+    return (signbit(value) ? 8u : 0u) | magnitude_code(saturate(magnitude_bits(value)));
 }
 
-static void pack(const unsigned *codes, int n, uint8_t *out)
+static void pack(const uint32_t *codes, int n, uint8_t *out)
 {
     for (int i = 0; i < n / 2; i++) out[i] = (uint8_t)(codes[2 * i] | codes[2 * i + 1] << 4);
 }
@@ -109,20 +122,32 @@ static float step_of(const struct nvfp4 *q, uint8_t scale)
     return q->options.rule == NB_FP4_COMPRESSED_TENSORS ? s / q->tensor : s * q->tensor;
 }
 
+/* Where a step underflows to 0, modelopt saturates (what it expands to is 0 all the same), and
+ * comfy writes zeros. */
+static void encode_by_zero(const struct nvfp4 *q, const float *w, uint8_t *out)
+{
+    uint32_t codes[BLOCK] = {0};
+    for (int i = 0; i < BLOCK && q->options.rule != NB_FP4_COMFY; i++)
+        codes[i] = w[i] < 0 ? 15 : 7;
+    pack(codes, BLOCK, out);
+}
+
 /* modelopt and compressed-tensors drop the sign of a zero (not of what is rounded to zero),
- * comfy keeps it, but makes a block of step 0 all code 0. */
+ * comfy keeps it. */
 static void encode_block(const struct nvfp4 *q, const float *w, float step, uint8_t *out)
 {
-    unsigned codes[BLOCK];
-    int is_comfy = q->options.rule == NB_FP4_COMFY;
-    if (step == 0 && is_comfy) {
-        memset(out, 0, BLOCK / 2);
+    uint32_t codes[BLOCK];
+    int32_t keeps_zero = q->options.rule == NB_FP4_COMFY;
+    if (step == 0) {
+        encode_by_zero(q, w, out);
         return;
     }
     for (int i = 0; i < BLOCK; i++) {
         float value = w[i] / step;
-        unsigned kept = nb_f32_bits(value) >> 28 & 8, dropped = value < 0 ? 8 : 0;
-        codes[i] = (is_comfy ? kept : dropped) | magnitude_code(saturate(fabsf(value)));
+        int32_t magnitude = magnitude_bits(value);
+        uint32_t sign = nb_f32_bits(value) >> 28 & 8, keeps = magnitude > 0 ? 8 : 0;
+        codes[i] =
+            (sign & (keeps | (uint32_t)keeps_zero << 3)) | magnitude_code(saturate(magnitude));
     }
     pack(codes, BLOCK, out);
 }
@@ -157,7 +182,8 @@ static float block_error(const struct block *b, float scale)
 {
     float e[BLOCK], reciprocal = 1.0f / scale;
     for (int i = 0; i < BLOCK; i++) {
-        float d = b->u[i] - round_magnitude(saturate(b->u[i] * reciprocal)) * scale;
+        float d =
+            b->u[i] - round_magnitude(saturate(magnitude_bits(b->u[i] * reciprocal))) * scale;
         e[i] = d * d * b->weight[i];
     }
     for (int i = 0; i < 8; i++) e[i] += e[i + 8];
@@ -269,12 +295,13 @@ static uint8_t power_scale(nb_fp4_rule rule, float a)
 
 /* compressed-tensors: ties to even, zeros are code 0. modelopt: ties toward zero, where three
  * of them have the even code above; zeros are code 8. */
-static unsigned mx_code(nb_fp4_rule rule, float value)
+static inline uint32_t mx_code(nb_fp4_rule rule, float value)
 {
-    float a = saturate(fabsf(value));
-    unsigned code = magnitude_code(a), rounded_up = a == 0.75f || a == 1.75f || a == 3.5f;
-    if (rule != NB_FP4_MODELOPT) return (value < 0 ? 8u : 0u) | code;
-    return (value <= 0 ? 8u : 0u) | (code - rounded_up);
+    int32_t a = saturate(magnitude_bits(value)), is_modelopt = rule == NB_FP4_MODELOPT;
+    uint32_t code = magnitude_code(a), sign = nb_f32_bits(value) >> 28 & 8;
+    uint32_t down = a == 0x3f400000 || a == 0x3fe00000 || a == 0x40600000; /* .75, 1.75, 3.5 */
+    uint32_t zero = a == 0;
+    return is_modelopt ? (sign | zero << 3) | (code - down) : (sign & ~(zero << 3)) | code;
 }
 
 static void mxfp4_row(void *arg, int64_t row, int thread)
@@ -285,7 +312,7 @@ static void mxfp4_row(void *arg, int64_t row, int thread)
     uint8_t *codes = t->codes + row * k / 2, *scales = t->scales + row * k / NB_MXFP4_BLOCK;
     for (int64_t k0 = 0; k0 < k; k0 += NB_MXFP4_BLOCK) {
         const float *w = values + k0;
-        unsigned block[NB_MXFP4_BLOCK];
+        uint32_t block[NB_MXFP4_BLOCK];
         uint8_t scale = power_scale(t->rule, fmaxf(nb_amax16(w), nb_amax16(w + 16)));
         float step = nb_f32_from_e8m0(scale);
         for (int i = 0; i < NB_MXFP4_BLOCK; i++) block[i] = mx_code(t->rule, w[i] / step);

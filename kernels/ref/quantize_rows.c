@@ -94,15 +94,17 @@ static void amax_row(void *arg, int64_t row, int thread)
 float nb_weight_amax(nb_stream *s, const nb_weight *w)
 {
     nb_arena_mark mark = nb_arena_save(s->arena);
-    float amax = 0;
+    uint32_t most = 0;
     struct amax_task t = {
         .w = w,
         .rows = nb_tensor_f32(nb_stream_tensor(s, NB_DTYPE_F32, 1, &w->n)),
         .scratch = nb_quantize_scratch(s, w),
     };
     nb_parallel(s, w->n, amax_row, &t);
-    for (int64_t i = 0; i < w->n && s->status == NB_OK; i++)
-        if (!(t.rows[i] <= amax)) amax = isfinite(t.rows[i]) ? t.rows[i] : NAN;
+    for (int64_t i = 0; i < w->n && s->status == NB_OK; i++) {
+        uint32_t bits = nb_magnitude_bits(t.rows[i]);
+        most = bits > most ? bits : most;
+    }
     nb_arena_rewind(s->arena, mark);
-    return amax;
+    return most < 0x7f800000u ? nb_f32_from_bits(most) : NAN;
 }
