@@ -30,6 +30,7 @@ nb_status nb_token_ids_push(nb_token_ids *ids, int32_t id)
 
 nb_status nb_token_ids_shift(nb_token_ids *ids, int64_t more)
 {
+    if (more == 0) return NB_OK;
     NB_TRY(reserve(ids, more));
     memmove(ids->ids + more, ids->ids, (size_t)ids->n * sizeof *ids->ids);
     ids->n += more;

@@ -154,7 +154,7 @@ static nb_status finish(const nb_tokenizer *t, const nb_encode_args *args, nb_to
     out->n_cut = args->max_length > 0 && out->n > room ? out->n - room : 0;
     out->n -= out->n_cut;
     NB_TRY(nb_token_ids_shift(out, prefix->n));
-    memcpy(out->ids, prefix->ids, (size_t)prefix->n * sizeof *out->ids);
+    for (int i = 0; i < prefix->n; i++) out->ids[i] = prefix->ids[i];
     for (int i = 0; i < suffix->n; i++) NB_TRY(nb_token_ids_push(out, suffix->ids[i]));
     out->n_used = out->n;
     if (!args->pad) return NB_OK;
@@ -199,7 +199,22 @@ static nb_status gather_tokens(const nb_tokenizer *t, const int32_t *ids, int64_
     return NB_OK;
 }
 
-/* Every </w> is a blank; none at the ends. */
+/* White space as Python's str.strip() takes it: U+001C-001F too. */
+static void strip_python(const char **text, size_t *n)
+{
+    size_t before;
+    do {
+        before = *n;
+        size_t start = nb_white_space_prefix(*text, *n);
+        while (start < *n && (*text)[start] >= 0x1C && (*text)[start] <= 0x1F) start++;
+        *text += start;
+        *n -= start;
+        *n -= nb_white_space_suffix(*text, *n);
+        while (*n && (*text)[*n - 1] >= 0x1C && (*text)[*n - 1] <= 0x1F) --*n;
+    } while (*n < before);
+}
+
+/* Every </w> is a blank; none at the ends: what CLIPTokenizer does with the decoder's text. */
 static nb_status end_words(const nb_tokenizer *t, nb_str *text)
 {
     const nb_str *mark = &t->word_suffix;
@@ -210,11 +225,12 @@ static nb_status end_words(const nb_tokenizer *t, nb_str *text)
         status = nb_str_append(&out, marked ? " " : text->data + i, 1);
         i += marked ? mark->n : 1;
     }
-    if (status == NB_OK) {
-        size_t start = nb_white_space_prefix(out.data, out.n);
-        out.n -= nb_white_space_suffix(out.data, out.n);
+    if (status == NB_OK && out.n) {
+        const char *start = out.data;
+        size_t n = out.n;
+        strip_python(&start, &n);
         text->n = 0;
-        if (start < out.n) status = nb_str_append(text, out.data + start, out.n - start);
+        status = nb_str_append(text, start, n);
     }
     nb_str_fini(&out);
     return status;
