@@ -11,6 +11,8 @@
 
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
+#include "models/canonical.h"
+#include "models/shapes.h"
 
 enum { CLIP_IDS, T5_IDS, N_TOKENIZERS, DEFAULT_LATENTS = 128, DEFAULT_CLIP_LENGTH = 77 };
 
@@ -45,13 +47,43 @@ static const struct component components[] = {
     {"vae", {"AutoencoderKL"}},
 };
 
+/* Readers of configs have one shape but for the type of what they fill in. */
+static nb_status read_flux(const char *path, const json_t *json, nb_pipeline_info *info)
+{
+    return nb_flux_config_read(path, json, &info->flux);
+}
+
+static nb_status read_t5(const char *path, const json_t *json, nb_pipeline_info *info)
+{
+    return nb_t5_config_read(path, json, &info->t5);
+}
+
+static nb_status read_clip(const char *path, const json_t *json, nb_pipeline_info *info)
+{
+    return nb_clip_config_read(path, json, &info->clip);
+}
+
+static nb_status read_vae(const char *path, const json_t *json, nb_pipeline_info *info)
+{
+    return nb_vae_config_read(path, json, &info->vae);
+}
+
+static nb_status read_schedule(const char *path, const json_t *json, nb_pipeline_info *info)
+{
+    return nb_schedule_config_read(path, json, &info->schedule);
+}
+
+typedef nb_status read_fn(const char *path, const json_t *json, nb_pipeline_info *info);
+
 static const struct part {
     const char *name, *folder;
+    nb_component_kind kind;
+    read_fn *read;
 } parts[NB_PART_COUNT] = {
-    [NB_PART_CLIP] = {"clip", "text_encoder"},
-    [NB_PART_T5] = {"t5", "text_encoder_2"},
-    [NB_PART_FLUX] = {"transformer", "transformer"},
-    [NB_PART_VAE] = {"vae", "vae"},
+    [NB_PART_CLIP] = {"clip", "text_encoder", NB_KIND_CLIP, read_clip},
+    [NB_PART_T5] = {"t5", "text_encoder_2", NB_KIND_T5, read_t5},
+    [NB_PART_FLUX] = {"transformer", "transformer", NB_KIND_FLUX, read_flux},
+    [NB_PART_VAE] = {"vae", "vae", NB_KIND_VAE, read_vae},
 };
 
 const char *nb_part_name(nb_part part)
@@ -117,34 +149,13 @@ static nb_status read_index(const char *directory)
 /* ---- configs ------------------------------------------------------------------------------
  */
 
-/* Readers of configs have one shape but for the type of what they fill in. */
-static nb_status read_flux(const char *path, const json_t *json, void *info)
+static nb_status open_checkpoint(nb_pipeline *p, nb_part part)
 {
-    return nb_flux_config_read(path, json, &((nb_pipeline_info *)info)->flux);
+    if (p->checkpoints[part]) return NB_OK;
+    return nb_canonical_open(p->weights[part], &p->checkpoints[part]);
 }
 
-static nb_status read_t5(const char *path, const json_t *json, void *info)
-{
-    return nb_t5_config_read(path, json, &((nb_pipeline_info *)info)->t5);
-}
-
-static nb_status read_clip(const char *path, const json_t *json, void *info)
-{
-    return nb_clip_config_read(path, json, &((nb_pipeline_info *)info)->clip);
-}
-
-static nb_status read_vae(const char *path, const json_t *json, void *info)
-{
-    return nb_vae_config_read(path, json, &((nb_pipeline_info *)info)->vae);
-}
-
-static nb_status read_schedule(const char *path, const json_t *json, void *info)
-{
-    return nb_schedule_config_read(path, json, &((nb_pipeline_info *)info)->schedule);
-}
-
-static nb_status read_config(const char *directory, const char *file,
-                             nb_status (*read)(const char *, const json_t *, void *),
+static nb_status read_config(const char *directory, const char *file, read_fn *read,
                              nb_pipeline_info *info)
 {
     char *path = nb_path_join(directory, file);
@@ -157,6 +168,30 @@ static nb_status read_config(const char *directory, const char *file,
     }
     free(path);
     return status;
+}
+
+static nb_status read_shapes(nb_pipeline *p, nb_part part)
+{
+    json_t *json;
+    NB_TRY(open_checkpoint(p, part));
+    NB_TRY(nb_config_from_shapes(p->checkpoints[part], parts[part].kind, &json));
+    nb_status status = parts[part].read(p->weights[part], json, &p->info);
+    json_decref(json);
+    return status;
+}
+
+/* FLUX.1 dev and schnell have each one schedule, whatever file their weights come in. */
+static nb_schedule_config published_schedule(int guidance)
+{
+    return (nb_schedule_config){
+        .n_train = 1000,
+        .shift = guidance ? 3.0 : 1.0,
+        .dynamic = guidance,
+        .base_tokens = 256,
+        .max_tokens = 4096,
+        .base_shift = 0.5,
+        .max_shift = 1.15,
+    };
 }
 
 /* What one component gives, another one takes. */
@@ -184,25 +219,23 @@ static nb_status check_widths(const char *directory, const nb_pipeline_info *inf
     return NB_OK;
 }
 
-static nb_status read_configs(nb_pipeline *p)
+static nb_status read_configs(nb_pipeline *p, const nb_pipeline_paths *paths)
 {
-    const char *d = p->directory;
-    NB_TRY(read_config(d, "scheduler/scheduler_config.json", read_schedule, &p->info));
-    NB_TRY(read_config(d, "text_encoder/config.json", read_clip, &p->info));
-    NB_TRY(read_config(d, "text_encoder_2/config.json", read_t5, &p->info));
-    NB_TRY(read_config(d, "transformer/config.json", read_flux, &p->info));
-    NB_TRY(read_config(d, "vae/config.json", read_vae, &p->info));
-    return check_widths(d, &p->info);
+    for (int i = 0; i < NB_PART_COUNT; i++)
+        if (paths->parts[i] && !nb_file_is_directory(paths->parts[i]))
+            NB_TRY(read_shapes(p, (nb_part)i));
+        else
+            NB_TRY(read_config(p->weights[i], "config.json", parts[i].read, &p->info));
+    if (paths->directory)
+        NB_TRY(read_config(paths->directory, "scheduler/scheduler_config.json", read_schedule,
+                           &p->info));
+    else
+        p->info.schedule = published_schedule(p->info.flux.guidance);
+    return check_widths(p->directory, &p->info);
 }
 
 /* ---- defaults -----------------------------------------------------------------------------
  */
-
-static nb_status open_checkpoint(nb_pipeline *p, nb_part part)
-{
-    if (p->checkpoints[part]) return NB_OK;
-    return nb_checkpoint_open(p->weights[part], &p->checkpoints[part]);
-}
 
 static nb_status open_tokenizer(nb_pipeline *p, int which)
 {
@@ -248,68 +281,108 @@ static nb_status set_defaults(nb_pipeline *p)
     return NB_OK;
 }
 
-/* "org/name" of a snapshot in the Hugging Face cache, .../models--org--name/snapshots/COMMIT;
- * else the folder's own name. */
-static char *model_name(const char *directory)
+/* A path's last part, without the ending of a weights file. */
+static char *last_part(const char *path)
 {
-    static const char mark[] = "models--";
-    char *path = realpath(directory, NULL), *name = NULL;
-    if (!path) return strdup(directory);
-    char *start = strstr(path, mark), *end = start ? strstr(start, "/snapshots/") : NULL;
-    if (end && (start == path || start[-1] == '/')) {
-        *end = 0;
-        start += sizeof mark - 1;
-        char *dashes = strstr(start, "--");
-        if (dashes) {
-            *dashes = '/';
-            memmove(dashes + 1, dashes + 2, strlen(dashes + 2) + 1);
-        }
-        name = strdup(start);
-    } else {
-        char *slash = strrchr(path, '/');
-        name = strdup(slash && slash[1] ? slash + 1 : path);
-    }
-    free(path);
+    const char *slash = strrchr(path, '/');
+    char *name = strdup(slash && slash[1] ? slash + 1 : path);
+    char *ending = name ? strstr(name, ".safetensors") : NULL;
+    if (ending && ending != name) *ending = 0;
     return name;
 }
 
-static nb_status set_paths(nb_pipeline *p, const char *directory)
+/* "org/name" of a snapshot in the Hugging Face cache, .../models--org--name/snapshots/COMMIT;
+ * NULL if `path` is none (or memory is short). */
+static char *cached_name(const char *path)
 {
-    p->directory = strdup(directory);
-    p->name = model_name(directory);
-    p->tokenizer_paths[CLIP_IDS] = nb_path_join(directory, "tokenizer");
-    p->tokenizer_paths[T5_IDS] = nb_path_join(directory, "tokenizer_2");
-    int ok =
-        p->directory && p->name && p->tokenizer_paths[CLIP_IDS] && p->tokenizer_paths[T5_IDS];
-    for (int i = 0; i < NB_PART_COUNT; i++) {
-        p->weights[i] = nb_path_join(directory, parts[i].folder);
-        ok = ok && p->weights[i];
+    static const char mark[] = "/models--";
+    const char *start = strstr(path, mark), *end = start ? strstr(start, "/snapshots/") : NULL;
+    if (!end) return NULL;
+    start += sizeof mark - 1;
+    char *name = strndup(start, (size_t)(end - start));
+    char *dashes = name ? strstr(name, "--") : NULL;
+    if (dashes) {
+        *dashes = '/';
+        memmove(dashes + 1, dashes + 2, strlen(dashes + 2) + 1);
     }
-    p->info.directory = p->directory;
-    p->info.name = p->name;
-    return ok ? NB_OK : no_memory();
+    return name;
 }
 
-static nb_status open_into(nb_pipeline *p, const char *directory)
+/* Files are taken by their own name: in the cache they are links to blobs. */
+static char *model_name(const char *path)
 {
-    NB_TRY(set_paths(p, directory));
-    NB_TRY(read_index(directory));
-    NB_TRY(read_configs(p));
+    char *real = nb_file_is_directory(path) ? realpath(path, NULL) : NULL;
+    if (!real) return last_part(path);
+    char *name = cached_name(real);
+    if (!name) name = last_part(real);
+    free(real);
+    return name;
+}
+
+/* A copy of the folder that a file is in. */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+}
+
+static nb_status set_weights(nb_pipeline *p, const nb_pipeline_paths *paths)
+{
+    for (int i = 0; i < NB_PART_COUNT; i++) {
+        if (!paths->parts[i] && !paths->directory)
+            return nb_fail(NB_E_USAGE,
+                           "%s: wanted a file, or a pipeline's directory, found none",
+                           parts[i].name);
+        p->weights[i] = paths->parts[i] ? strdup(paths->parts[i])
+                                        : nb_path_join(paths->directory, parts[i].folder);
+        if (!p->weights[i]) return no_memory();
+    }
+    return NB_OK;
+}
+
+static nb_status set_paths(nb_pipeline *p, const nb_pipeline_paths *paths)
+{
+    const char *flux = paths->parts[NB_PART_FLUX];
+    NB_TRY(set_weights(p, paths));
+    p->directory = paths->directory ? strdup(paths->directory) : folder_of(flux);
+    p->name = model_name(flux ? flux : paths->directory);
+    if (!p->directory || !p->name) return no_memory();
+    const char *tokenizers = paths->tokenizers ? paths->tokenizers : p->directory;
+    p->tokenizer_paths[CLIP_IDS] = nb_path_join(tokenizers, "tokenizer");
+    p->tokenizer_paths[T5_IDS] = nb_path_join(tokenizers, "tokenizer_2");
+    if (!p->tokenizer_paths[CLIP_IDS] || !p->tokenizer_paths[T5_IDS]) return no_memory();
+    p->info.directory = p->directory;
+    p->info.name = p->name;
+    return NB_OK;
+}
+
+static nb_status open_into(nb_pipeline *p, const nb_pipeline_paths *paths)
+{
+    NB_TRY(set_paths(p, paths));
+    if (paths->directory) NB_TRY(read_index(paths->directory));
+    NB_TRY(read_configs(p, paths));
     return set_defaults(p);
 }
 
-nb_status nb_pipeline_open(const char *directory, const nb_device *device, nb_pipeline **out)
+nb_status nb_pipeline_open_paths(const nb_pipeline_paths *paths, const nb_device *device,
+                                 nb_pipeline **out)
 {
     nb_pipeline *p = calloc(1, sizeof *p);
     if (!p) return no_memory();
     p->device = device;
-    nb_status status = open_into(p, directory);
+    nb_status status = open_into(p, paths);
     if (status) {
         nb_pipeline_close(p);
         return status;
     }
     *out = p;
     return NB_OK;
+}
+
+nb_status nb_pipeline_open(const char *directory, const nb_device *device, nb_pipeline **out)
+{
+    const nb_pipeline_paths paths = {.directory = directory};
+    return nb_pipeline_open_paths(&paths, device, out);
 }
 
 void nb_pipeline_close(nb_pipeline *p)

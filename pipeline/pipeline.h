@@ -1,8 +1,9 @@
 /*
- * A FLUX.1 pipeline on disk: a diffusers directory as published (flux.md 1.2). Opening it
- * checks model_index.json's classes and reads every component's config; the components
- * themselves are opened when they are needed and can be closed again, so that the text
- * encoders' pages are given back before the transformer runs.
+ * A FLUX.1 pipeline on disk: a diffusers directory as published (flux.md 1.2), single files in
+ * the place of some of its parts, or single files alone (flux.md 1.5). Opening it checks
+ * model_index.json's classes and reads every component's config; the components themselves are
+ * opened when they are needed and can be closed again, so that the text encoders' pages are
+ * given back before the transformer runs.
  */
 #ifndef NB_PIPELINE_PIPELINE_H
 #define NB_PIPELINE_PIPELINE_H
@@ -33,8 +34,22 @@ const char *nb_part_name(nb_part part); /* "clip", "t5", "transformer", "vae" */
 /* Is `path` a folder that looks like a picture pipeline (it has a model_index.json)? */
 int nb_pipeline_is_one(const char *path);
 
-/* `directory` as nb_model_locate gives it. The device must outlive the pipeline. E_NOINPUT and
- * E_DATA name the file; a class that is not FLUX.1's text to picture is E_DATA and named. */
+/* Where the parts are. A part of its own is a file (BFL's, ComfyUI's or published; its config
+ * is read off its tensors' shapes) or a folder with a config.json, and stands in the place of
+ * the directory's. Without a directory all four are wanted, the schedule is FLUX.1 dev's or
+ * schnell's by the transformer's guidance embedder, and tokenizers default to those beside the
+ * transformer.
+ */
+typedef struct nb_pipeline_paths {
+    const char *directory; /* as nb_model_locate gives it, or NULL */
+    const char *parts[NB_PART_COUNT];
+    const char *tokenizers; /* a folder that holds tokenizer/ and tokenizer_2/, or NULL */
+} nb_pipeline_paths;
+
+/* Nothing of `paths` is kept. The device must outlive the pipeline. E_NOINPUT and E_DATA name
+ * the file; a class that is not FLUX.1's text to picture is E_DATA and named. */
+nb_status nb_pipeline_open_paths(const nb_pipeline_paths *paths, const nb_device *device,
+                                 nb_pipeline **out) NB_MUST_CHECK;
 nb_status nb_pipeline_open(const char *directory, const nb_device *device,
                            nb_pipeline **out) NB_MUST_CHECK;
 void nb_pipeline_close(nb_pipeline *p);
