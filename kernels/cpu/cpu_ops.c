@@ -31,11 +31,14 @@ void nb_ops_climb_cpu(struct nb_ops *ops, unsigned caps)
         SET_SIMPLE_OPS(ops, avx512);
         ops->linear[NB_COMPUTE_F32] = nb_linear_f32_avx512;
         ops->linear[NB_COMPUTE_BF16] = nb_linear_bf16_avx512;
+        ops->conv2d[NB_COMPUTE_F32] = nb_conv2d_f32_avx512;
+        ops->conv2d[NB_COMPUTE_BF16] = nb_conv2d_bf16_avx512;
         ops->attn[NB_COMPUTE_F32] = nb_attn_f32_avx512;
         ops->attn[NB_COMPUTE_BF16] = nb_attn_bf16_avx512;
     }
     if (caps & NB_CPU_AVX512_BF16) {
         ops->linear[NB_COMPUTE_BF16] = nb_linear_bf16_avx512bf16;
+        ops->conv2d[NB_COMPUTE_BF16] = nb_conv2d_bf16_avx512bf16;
         ops->attn[NB_COMPUTE_BF16] = nb_attn_bf16_avx512bf16;
     }
 }

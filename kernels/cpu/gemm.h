@@ -24,6 +24,8 @@
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 
+#define NB_ALWAYS_INLINE static inline __attribute__((always_inline))
+
 enum {
     NB_CHUNK_UNITS = 16,
     NB_CHUNK_BYTES = 64,
@@ -57,6 +59,19 @@ typedef void nb_pack_rows_fn(void *out, int lanes, const float *x, int64_t strid
 typedef void nb_linear_finish_fn(const nb_linear_args *a, const float *const sums[16],
                                  int64_t m0, int64_t n_m, int64_t n0, int64_t n_n);
 
+/* u of kernels/conv.h for `n` pixels of one unit's channels: u = x * mul + add, then silu. */
+typedef struct nb_conv_source {
+    const float *x[2]; /* of the one or two channels of a unit; NULL: zeros */
+    float mul[2], add[2];
+    int affine, silu;
+} nb_conv_source;
+typedef void nb_pack_pixels_fn(void *out, const nb_conv_source *source, int64_t n);
+
+/* One filter row [channels][taps] in F32 into a row of a panel: the units of `n` channels from
+ * c0 on, tap by tap. */
+typedef void nb_pack_filter_fn(void *out, int64_t chunk_stride, const float *row, int64_t c0,
+                               int64_t n, int taps);
+
 /* What an instruction set brings for one compute policy. */
 typedef struct nb_gemm_isa {
     int rows, lanes;   /* of the full tile; the half tile has half the lanes */
@@ -65,9 +80,13 @@ typedef struct nb_gemm_isa {
     nb_panel_decode_fn *decode;
     nb_pack_rows_fn *pack_rows;
     nb_linear_finish_fn *finish;
+    nb_panel_decode_fn *decode_f32; /* to F32 units whatever the policy, not rounded */
+    nb_pack_filter_fn *pack_filter;
+    nb_pack_pixels_fn *pack_pixels;
 } nb_gemm_isa;
 
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
+void nb_conv2d_gemm(nb_stream *s, const nb_conv2d_args *a, const nb_gemm_isa *isa);
 
 nb_gemm_tile_fn nb_gemm_tile_f32_full_avx512, nb_gemm_tile_f32_half_avx512;
 nb_gemm_tile_fn nb_gemm_tile_bf16_full_avx512bf16, nb_gemm_tile_bf16_half_avx512bf16;
@@ -75,5 +94,9 @@ nb_panel_decode_fn nb_panel_f32_avx512, nb_panel_rounded_avx512, nb_panel_bf16_a
 nb_pack_rows_fn nb_pack_rows_f32_avx512, nb_pack_rows_rounded_avx512,
     nb_pack_rows_bf16_avx512bf16;
 nb_linear_finish_fn nb_linear_finish_avx512;
+nb_pack_filter_fn nb_pack_filter_f32_avx512, nb_pack_filter_rounded_avx512;
+nb_pack_filter_fn nb_pack_filter_bf16_avx512bf16;
+nb_pack_pixels_fn nb_pack_pixels_f32_avx512, nb_pack_pixels_rounded_avx512;
+nb_pack_pixels_fn nb_pack_pixels_bf16_avx512bf16;
 
 #endif

@@ -9,8 +9,6 @@
 
 enum { NB_TILE_ROWS_AVX512 = 12 };
 
-#define NB_ALWAYS_INLINE static inline __attribute__((always_inline))
-
 typedef __m512 nb_multiply_add_avx512(__m512 sum, __m512 w, __m512 x);
 
 /* `vectors` and `multiply_add` are constants where this is used, so all loops over the tile are

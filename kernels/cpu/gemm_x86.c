@@ -1,4 +1,4 @@
-/* The linear layer of each rung of x86. */
+/* The linear layer and the convolution of each rung of x86. */
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm.h"
 
@@ -11,6 +11,9 @@ static const nb_gemm_isa f32_avx512 = {
     .decode = nb_panel_f32_avx512,
     .pack_rows = nb_pack_rows_f32_avx512,
     .finish = nb_linear_finish_avx512,
+    .decode_f32 = nb_panel_f32_avx512,
+    .pack_filter = nb_pack_filter_f32_avx512,
+    .pack_pixels = nb_pack_pixels_f32_avx512,
 };
 
 static const nb_gemm_isa rounded_avx512 = {
@@ -22,6 +25,9 @@ static const nb_gemm_isa rounded_avx512 = {
     .decode = nb_panel_rounded_avx512,
     .pack_rows = nb_pack_rows_rounded_avx512,
     .finish = nb_linear_finish_avx512,
+    .decode_f32 = nb_panel_f32_avx512,
+    .pack_filter = nb_pack_filter_rounded_avx512,
+    .pack_pixels = nb_pack_pixels_rounded_avx512,
 };
 
 static const nb_gemm_isa bf16_avx512bf16 = {
@@ -33,6 +39,9 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .decode = nb_panel_bf16_avx512bf16,
     .pack_rows = nb_pack_rows_bf16_avx512bf16,
     .finish = nb_linear_finish_avx512,
+    .decode_f32 = nb_panel_f32_avx512,
+    .pack_filter = nb_pack_filter_bf16_avx512bf16,
+    .pack_pixels = nb_pack_pixels_bf16_avx512bf16,
 };
 
 void nb_linear_f32_avx512(nb_stream *s, const nb_linear_args *a)
@@ -48,4 +57,19 @@ void nb_linear_bf16_avx512(nb_stream *s, const nb_linear_args *a)
 void nb_linear_bf16_avx512bf16(nb_stream *s, const nb_linear_args *a)
 {
     nb_linear_gemm(s, a, &bf16_avx512bf16);
+}
+
+void nb_conv2d_f32_avx512(nb_stream *s, const nb_conv2d_args *a)
+{
+    nb_conv2d_gemm(s, a, &f32_avx512);
+}
+
+void nb_conv2d_bf16_avx512(nb_stream *s, const nb_conv2d_args *a)
+{
+    nb_conv2d_gemm(s, a, &rounded_avx512);
+}
+
+void nb_conv2d_bf16_avx512bf16(nb_stream *s, const nb_conv2d_args *a)
+{
+    nb_conv2d_gemm(s, a, &bf16_avx512bf16);
 }
