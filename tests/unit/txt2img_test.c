@@ -555,6 +555,56 @@ static void wrong_directories(void **state)
                  "latent_channels");
 }
 
+/* A part may come from elsewhere; what is missing is named. */
+static void parts_of_their_own(void **state)
+{
+    (void)state;
+    nb_pipeline *p;
+    nb_pipeline_paths paths = {
+        .directory = link_model("vae"),
+        .parts = {[NB_PART_VAE] = MODELS "/dev/vae",
+                  [NB_PART_FLUX] = MODELS "/single/flux1-dev.safetensors"},
+    };
+    assert_int_equal(nb_pipeline_open_paths(&paths, device, &p), NB_E_DATA);
+    assert_non_null(strstr(nb_error_message(), "joint_attention_dim is 32"));
+    paths.parts[NB_PART_FLUX] = NULL;
+    assert_int_equal(nb_pipeline_open_paths(&paths, device, &p), NB_OK);
+    assert_string_equal(nb_pipeline_get_info(p)->name, "model");
+    nb_pipeline_close(p);
+    paths.directory = NULL;
+    assert_int_equal(nb_pipeline_open_paths(&paths, device, &p), NB_E_USAGE);
+    assert_non_null(strstr(nb_error_message(), "clip"));
+    paths = (nb_pipeline_paths){
+        .parts = {[NB_PART_CLIP] = MODELS "/single/clip_l.safetensors",
+                  [NB_PART_T5] = MODELS "/single/t5xxl.safetensors",
+                  [NB_PART_FLUX] = MODELS "/single/flux1-dev.safetensors",
+                  [NB_PART_VAE] = MODELS "/single/ae.safetensors"},
+    };
+    assert_int_equal(nb_pipeline_open_paths(&paths, device, &p), NB_OK);
+    const nb_pipeline_info *info = nb_pipeline_get_info(p);
+    assert_string_equal(info->name, "flux1-dev");
+    assert_true(info->schedule.dynamic && info->default_steps == 28);
+    nb_pipeline_close(p);
+    paths.parts[NB_PART_T5] = "/nonexistent.safetensors";
+    assert_int_equal(nb_pipeline_open_paths(&paths, device, &p), NB_E_NOINPUT);
+    assert_non_null(strstr(nb_error_message(), "/nonexistent.safetensors"));
+}
+
+/* A snapshot in the Hugging Face cache is known by its repository's name. */
+static void cached_models_have_names(void **state)
+{
+    (void)state;
+    char path[256];
+    nb_pipeline *p;
+    const char *model = link_model(NULL);
+    shell("mkdir -p %s/models--org--a--b/snapshots && mv %s %s/models--org--a--b/snapshots/c1",
+          folder, model, folder);
+    snprintf(path, sizeof path, "%s/models--org--a--b/snapshots/c1", folder);
+    assert_int_equal(nb_pipeline_open(path, device, &p), NB_OK);
+    assert_string_equal(nb_pipeline_get_info(p)->name, "org/a--b");
+    nb_pipeline_close(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -573,6 +623,8 @@ int main(void)
         cmocka_unit_test(init_latents),
         cmocka_unit_test(missing_parts),
         cmocka_unit_test(wrong_directories),
+        cmocka_unit_test(parts_of_their_own),
+        cmocka_unit_test(cached_models_have_names),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
