@@ -184,15 +184,16 @@ static nb_status cut_rows(nb_stored *t, const nb_stored *whole, int64_t n_rows, 
 {
     int64_t unit = 0;
     if (nb_stored_count(whole) == 1) return NB_OK;
-    if (whole->rank > 0 && whole->shape[0] == n_rows) unit = 1;
-    if (whole->rank == 2 && !unit && begin % SCALE_BLOCK == 0 && n_rows % SCALE_BLOCK == 0 &&
-        end % SCALE_BLOCK == 0 && whole->shape[0] == n_rows / SCALE_BLOCK)
+    int64_t rows = whole->rank > 0 ? whole->shape[0] : 0;
+    if (rows > 0 && rows == n_rows) unit = 1;
+    if (rows > 0 && !unit && whole->rank == 2 && rows == n_rows / SCALE_BLOCK &&
+        begin % SCALE_BLOCK == 0 && end % SCALE_BLOCK == 0 && n_rows % SCALE_BLOCK == 0)
         unit = SCALE_BLOCK;
     if (!unit)
         return nb_fail(
             NB_E_DATA, TENSOR_FORMAT "rows %lld to %lld of %lld cannot be cut out of it",
             whole->file, whole->name, (long long)begin, (long long)end, (long long)n_rows);
-    size_t row_bytes = whole->bytes / (size_t)whole->shape[0];
+    size_t row_bytes = whole->bytes / (size_t)rows;
     t->shape[0] = (end - begin) / unit;
     t->data = (const char *)whole->data + (size_t)(begin / unit) * row_bytes;
     t->bytes = (size_t)t->shape[0] * row_bytes;
@@ -234,11 +235,12 @@ static int find_cuts(const struct view *v, const struct rule *rule, const char *
     int exact = n_rows > 0 && n_rows % 3 == 0;
     if (rule->cut == THREE_REST) {
         part = rows_of(v, module, module_bytes - strlen(linear1), "linear2.weight");
-        exact = part > 0 && n_rows > 3 * part;
+        exact = part > 0 && part <= (n_rows - 1) / 3;
     }
+    if (!exact) return 0;
     for (int i = 0; i < 3; i++) ends[i] = (i + 1) * part;
     ends[3] = n_rows;
-    return exact;
+    return 1;
 }
 
 static nb_status cannot_cut(const nb_stored *t)
