@@ -287,6 +287,13 @@ const char *nb_safetensors_metadata(const nb_safetensors *f, const char *key)
     return json_string_value(json_object_get(f->metadata, key));
 }
 
+const char *nb_safetensors_metadata_next(const nb_safetensors *f, const char *key)
+{
+    void *at = key ? json_object_iter_at(f->metadata, key) : NULL;
+    at = key ? json_object_iter_next(f->metadata, at) : json_object_iter(f->metadata);
+    return at ? json_object_iter_key(at) : NULL;
+}
+
 const nb_buffer *nb_safetensors_buffer(const nb_safetensors *f)
 {
     return f->buffer;

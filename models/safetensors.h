@@ -29,6 +29,8 @@ const nb_stored *nb_safetensors_tensor(const nb_safetensors *f, int64_t index); 
 const nb_stored *nb_safetensors_find(const nb_safetensors *f, const char *name); /* or NULL */
 /* A string of __metadata__, or NULL. */
 const char *nb_safetensors_metadata(const nb_safetensors *f, const char *key);
+/* The key behind `key` in __metadata__ (behind NULL: the first one), or NULL. */
+const char *nb_safetensors_metadata_next(const nb_safetensors *f, const char *key);
 const nb_buffer *nb_safetensors_buffer(const nb_safetensors *f); /* the whole file; borrowed */
 
 /* Writing, atomically (never a half file under the final name). The format allows no holes, so
@@ -37,5 +39,17 @@ const nb_buffer *nb_safetensors_buffer(const nb_safetensors *f); /* the whole fi
  * value, key, value ... or NULL. */
 nb_status nb_safetensors_write(const char *path, const nb_stored *tensors, int64_t n,
                                const char *const *metadata) NB_MUST_CHECK;
+
+/* The same for data that comes piece by piece: the header is written first, from the tensors'
+ * names, types and shapes (their data is not used), then each tensor is put once, in any order.
+ * Only what is being put needs to be in memory. */
+typedef struct nb_safetensors_writer nb_safetensors_writer;
+nb_status nb_safetensors_writer_open(const char *path, const nb_stored *tensors, int64_t n,
+                                     const char *const *metadata,
+                                     nb_safetensors_writer **out) NB_MUST_CHECK;
+nb_status nb_safetensors_writer_put(nb_safetensors_writer *w, int64_t index,
+                                    const void *data) NB_MUST_CHECK;
+nb_status nb_safetensors_writer_commit(nb_safetensors_writer *w) NB_MUST_CHECK; /* consumes w */
+void nb_safetensors_writer_abort(nb_safetensors_writer *w); /* consumes w; NULL is fine */
 
 #endif

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,44 +59,119 @@ static char *header_text(const nb_stored *const *tensors, int64_t n,
     return text;
 }
 
-static nb_status write_all(nb_file_writer *w, const char *text, const nb_stored *const *tensors,
-                           int64_t n)
+/* ---- piece by piece ---- */
+
+struct nb_safetensors_writer {
+    nb_file_writer *file;
+    size_t *offsets, *bytes; /* of each tensor as given */
+    int64_t n, n_put;
+};
+
+static nb_status write_header(nb_file_writer *file, const char *text, size_t *data_start)
 {
     static const char spaces[ALIGNMENT] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
     size_t bytes = strlen(text), padding = (ALIGNMENT - bytes % ALIGNMENT) % ALIGNMENT;
     uint64_t header_bytes = bytes + padding;
-    NB_TRY(nb_file_writer_write(w, &header_bytes, sizeof header_bytes));
-    NB_TRY(nb_file_writer_write(w, text, bytes));
-    NB_TRY(nb_file_writer_write(w, spaces, padding));
-    for (int64_t i = 0; i < n; i++)
-        NB_TRY(nb_file_writer_write(w, tensors[i]->data, tensors[i]->bytes));
+    NB_TRY(nb_file_writer_write(file, &header_bytes, sizeof header_bytes));
+    NB_TRY(nb_file_writer_write(file, text, bytes));
+    NB_TRY(nb_file_writer_write(file, spaces, padding));
+    *data_start = sizeof header_bytes + bytes + padding;
     return NB_OK;
 }
 
-static nb_status write_file(const char *path, const char *text, const nb_stored *const *tensors,
-                            int64_t n)
+static nb_status open_file(nb_safetensors_writer *w, const char *path, const nb_stored *tensors,
+                           const nb_stored *const *order, const char *text)
 {
-    nb_file_writer *w;
-    NB_TRY(nb_file_writer_open(path, &w));
-    nb_status status = write_all(w, text, tensors, n);
-    if (!status) return nb_file_writer_commit(w);
-    nb_file_writer_abort(w);
+    size_t at = 0;
+    NB_TRY(nb_file_writer_open(path, &w->file));
+    NB_TRY(write_header(w->file, text, &at));
+    for (int64_t i = 0; i < w->n; i++) {
+        int64_t index = order[i] - tensors;
+        w->offsets[index] = at;
+        w->bytes[index] = order[i]->bytes;
+        at += order[i]->bytes;
+    }
+    return NB_OK;
+}
+
+static nb_status open_in_order(nb_safetensors_writer *w, const char *path,
+                               const nb_stored *tensors, const nb_stored **order,
+                               const char *const *metadata)
+{
+    for (int64_t i = 0; i < w->n; i++) order[i] = &tensors[i];
+    qsort(order, (size_t)w->n, sizeof *order, compare_elements);
+    char *text = header_text(order, w->n, metadata);
+    nb_status status = text
+                           ? open_file(w, path, tensors, order, text)
+                           : nb_fail(NB_E_SYSTEM, "%s: a header of %lld tensors cannot be made",
+                                     path, (long long)w->n);
+    free(text);
     return status;
 }
+
+static void free_writer(nb_safetensors_writer *w)
+{
+    free(w->offsets);
+    free(w->bytes);
+    free(w);
+}
+
+nb_status nb_safetensors_writer_open(const char *path, const nb_stored *tensors, int64_t n,
+                                     const char *const *metadata, nb_safetensors_writer **out)
+{
+    nb_status status = NB_E_SYSTEM;
+    nb_safetensors_writer *w = calloc(1, sizeof *w);
+    const nb_stored **order = malloc(((size_t)n + 1) * sizeof *order);
+    if (w) {
+        w->n = n;
+        w->offsets = calloc((size_t)n + 1, sizeof *w->offsets);
+        w->bytes = calloc((size_t)n + 1, sizeof *w->bytes);
+    }
+    if (w && order && w->offsets && w->bytes)
+        status = open_in_order(w, path, tensors, order, metadata);
+    else
+        nb_fail(NB_E_SYSTEM, "%s: out of memory", path);
+    free(order);
+    if (!status)
+        *out = w;
+    else if (w)
+        nb_safetensors_writer_abort(w);
+    return status;
+}
+
+nb_status nb_safetensors_writer_put(nb_safetensors_writer *w, int64_t index, const void *data)
+{
+    assert(index >= 0 && index < w->n);
+    w->n_put++;
+    return nb_file_writer_write_at(w->file, w->offsets[index], data, w->bytes[index]);
+}
+
+nb_status nb_safetensors_writer_commit(nb_safetensors_writer *w)
+{
+    assert(w->n_put == w->n);
+    nb_status status = nb_file_writer_commit(w->file);
+    free_writer(w);
+    return status;
+}
+
+void nb_safetensors_writer_abort(nb_safetensors_writer *w)
+{
+    if (!w) return;
+    nb_file_writer_abort(w->file);
+    free_writer(w);
+}
+
+/* ---- at once ---- */
 
 nb_status nb_safetensors_write(const char *path, const nb_stored *tensors, int64_t n,
                                const char *const *metadata)
 {
-    const nb_stored **order = malloc(((size_t)n + 1) * sizeof *order);
-    if (!order) return nb_fail(NB_E_SYSTEM, "%s: out of memory", path);
-    for (int64_t i = 0; i < n; i++) order[i] = &tensors[i];
-    qsort(order, (size_t)n, sizeof *order, compare_elements);
-    char *text = header_text(order, n, metadata);
-    nb_status status = text
-                           ? write_file(path, text, order, n)
-                           : nb_fail(NB_E_SYSTEM, "%s: a header of %lld tensors cannot be made",
-                                     path, (long long)n);
-    free(text);
-    free(order);
+    nb_safetensors_writer *w;
+    nb_status status = nb_safetensors_writer_open(path, tensors, n, metadata, &w);
+    if (status) return status;
+    for (int64_t i = 0; i < n && !status; i++)
+        status = nb_safetensors_writer_put(w, i, tensors[i].data);
+    if (!status) return nb_safetensors_writer_commit(w);
+    nb_safetensors_writer_abort(w);
     return status;
 }

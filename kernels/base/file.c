@@ -95,6 +95,22 @@ nb_status nb_file_writer_write(nb_file_writer *w, const void *data, size_t bytes
     return NB_OK;
 }
 
+nb_status nb_file_writer_write_at(nb_file_writer *w, size_t offset, const void *data,
+                                  size_t bytes)
+{
+    const char *at = data;
+    while (bytes) {
+        ssize_t n = pwrite(w->fd, at, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0)
+            return nb_fail(NB_E_IO, "%s: cannot be written: %s", w->path, strerror(errno));
+        at += n;
+        offset += (size_t)n;
+        bytes -= (size_t)n;
+    }
+    return NB_OK;
+}
+
 /* A rename is durable only once its folder is on disk; some file systems refuse, harmlessly. */
 static void sync_folder_of(const char *path)
 {

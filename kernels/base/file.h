@@ -19,6 +19,9 @@ nb_status nb_file_map(const char *path, nb_buffer **out) NB_MUST_CHECK;
 typedef struct nb_file_writer nb_file_writer;
 nb_status nb_file_writer_open(const char *path, nb_file_writer **out) NB_MUST_CHECK;
 nb_status nb_file_writer_write(nb_file_writer *w, const void *data, size_t bytes) NB_MUST_CHECK;
+/* At a place of the file, which does not move where nb_file_writer_write goes on. */
+nb_status nb_file_writer_write_at(nb_file_writer *w, size_t offset, const void *data,
+                                  size_t bytes) NB_MUST_CHECK;
 nb_status nb_file_writer_commit(nb_file_writer *w) NB_MUST_CHECK; /* consumes w either way */
 void nb_file_writer_abort(nb_file_writer *w);                     /* consumes w; NULL is fine */
 
