@@ -26,7 +26,7 @@
 
 #define NB_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-enum { NB_MAX_GROUPS = 8 };
+enum { NB_MAX_GROUPS = 10 };
 
 typedef struct nb_command {
     const char *name;

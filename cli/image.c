@@ -50,6 +50,37 @@ static const nb_option prompt_options[] = {
      .help = "T5 tokens, default 512 with a guidance embedder, else 256"},
 };
 
+static const nb_option part_options[] = {
+    {.name = "transformer",
+     .type = NB_OPTION_STRING,
+     .value = "FILE",
+     .offset = AT(parts[NB_PART_FLUX]),
+     .help = "BFL's, ComfyUI's or diffusers' file, or a folder with its\n"
+             "config.json, in the place of MODEL's; all four parts make a\n"
+             "pipeline without MODEL"},
+    {.name = "vae",
+     .type = NB_OPTION_STRING,
+     .value = "FILE",
+     .offset = AT(parts[NB_PART_VAE]),
+     .help = "the autoencoder, likewise"},
+    {.name = "clip",
+     .type = NB_OPTION_STRING,
+     .value = "FILE",
+     .offset = AT(parts[NB_PART_CLIP]),
+     .help = "the CLIP text encoder, likewise"},
+    {.name = "t5",
+     .type = NB_OPTION_STRING,
+     .value = "FILE",
+     .offset = AT(parts[NB_PART_T5]),
+     .help = "the T5 encoder, likewise"},
+    {.name = "tokenizers",
+     .type = NB_OPTION_STRING,
+     .value = "DIR",
+     .offset = AT(tokenizers),
+     .help = "the folder of tokenizer/ and tokenizer_2/; default: MODEL's, else\n"
+             "those beside the transformer"},
+};
+
 static const nb_option picture_options[] = {
     {.name = "size",
      .type = NB_OPTION_SIZE,
@@ -136,6 +167,14 @@ static const nb_option noise_options[] = {
      .offset = AT(rng_sms),
      .fallback = "132",
      .help = "multiprocessors of the GPU whose noise torch-cuda draws"},
+    {.name = "rng-sm-threads",
+     .type = NB_OPTION_INT,
+     .value = "N",
+     .min = 256,
+     .max = 1 << 16,
+     .offset = AT(rng_sm_threads),
+     .fallback = "2048",
+     .help = "threads that one of them holds; 1536 on RTX 30 and 40"},
     {.name = "noise-dtype",
      .type = NB_OPTION_CHOICE,
      .value = "auto|f32|f16|bf16|bf16-8bit",
@@ -204,6 +243,7 @@ static nb_txt2img_request make_request(const struct image_options *o, const char
     r.seed_step = o->seed_step;
     r.rng = (nb_rng_kind)o->rng; /* both lists of words are in the order of the enums */
     r.rng_sms = (int)o->rng_sms;
+    r.rng_sm_threads = (int)o->rng_sm_threads;
     r.noise = (nb_noise_dtype)o->noise;
     r.init_latents = o->init_latents;
     r.dump = o->dump;
@@ -259,23 +299,41 @@ static nb_status draw_with(struct image_run *run, nb_pipeline *pipeline, nb_stre
     return nb_print_json(nb_image_json(run, pipeline, stream, &result));
 }
 
+static int has_parts(const struct image_options *o)
+{
+    for (int i = 0; i < NB_PART_COUNT; i++)
+        if (o->parts[i]) return 1;
+    return o->tokenizers != NULL;
+}
+
+/* MODEL, with parts in the place of its own; the demo only if neither is named. */
+static nb_status open_pipeline(const struct image_options *o, const nb_device *device,
+                               nb_pipeline **out)
+{
+    nb_pipeline_paths paths = {.tokenizers = o->tokenizers};
+    char *directory = NULL;
+    if (o->model || !has_parts(o)) NB_TRY(nb_model_resolve(o->model, &directory));
+    paths.directory = directory;
+    for (int i = 0; i < NB_PART_COUNT; i++) paths.parts[i] = o->parts[i];
+    nb_console_say(o->common.console, NB_LOG_DEBUG, "model %s",
+                   directory ? directory : "of parts");
+    nb_status status = nb_pipeline_open_paths(&paths, device, out);
+    free(directory);
+    return status;
+}
+
 static nb_status draw_on(struct image_run *run, const nb_device *device, nb_compute compute,
                          const nb_txt2img_request *request)
 {
-    char *directory;
-    nb_pipeline *pipeline = NULL;
+    nb_pipeline *pipeline;
     nb_stream *stream = NULL;
     const atomic_int *stop = nb_signals_catch();
-    NB_TRY(nb_model_resolve(run->options->model, &directory));
-    nb_console_say(run->console, NB_LOG_DEBUG, "model %s", directory);
-    nb_status status = nb_pipeline_open(directory, device, &pipeline);
-    if (!status)
-        status =
-            nb_stream_create(device, compute, (int)run->options->common.threads, stop, &stream);
+    NB_TRY(open_pipeline(run->options, device, &pipeline));
+    nb_status status =
+        nb_stream_create(device, compute, (int)run->options->common.threads, stop, &stream);
     if (!status) status = draw_with(run, pipeline, stream, request);
     nb_stream_destroy(stream);
     nb_pipeline_close(pipeline);
-    free(directory);
     return status;
 }
 
@@ -348,9 +406,12 @@ const nb_command nb_command_image = {
     .examples = "nibble image \"a large red circle on a blue background\" -o circle.png\n"
                 "nibble image -m ~/models/FLUX.1-schnell \"a cat on a sofa\" --size 512x512\n"
                 "nibble image -m black-forest-labs/FLUX.1-dev -f prompt.txt -s 7 --steps 20\n"
+                "nibble image --transformer flux1-dev.safetensors --vae ae.safetensors \\\n"
+                "    --clip clip_l.safetensors --t5 t5xxl.safetensors \"a cat\"\n"
                 "nibble image a small blue star -b 4 -o star-%02d.png\n"
                 "echo a green ring | nibble image - -o - > ring.png\n",
     .groups = {{"Prompt and model", prompt_options, NB_COUNT(prompt_options)},
+               {"Parts of a pipeline", part_options, NB_COUNT(part_options)},
                {"Picture", picture_options, NB_COUNT(picture_options)},
                {"Noise", noise_options, NB_COUNT(noise_options)},
                {"Output", output_options, NB_COUNT(output_options)},

@@ -11,10 +11,11 @@
 struct image_options {
     nb_common_options common;
     const char *model, *prompt, *prompt_file, *negative_prompt;
+    const char *parts[NB_PART_COUNT], *tokenizers; /* single files and folders, or NULL */
     const char *output, *init_latents, *dump;
     uint64_t seed;
     int64_t size[2]; /* width, height; 0: the model's */
-    int64_t steps, t5_length, batch_count, rng_sms, progress_fd;
+    int64_t steps, t5_length, batch_count, rng_sms, rng_sm_threads, progress_fd;
     double guidance, true_cfg;
     int seed_step, rng, noise, metadata;
 };

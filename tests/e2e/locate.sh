@@ -77,6 +77,32 @@ NIBBLE_MODEL=$models/schnell run image -p cat -o "$T/out/a.png" "${quick[@]}" --
 check cmp "$T/first.png" "$T/out/a.png"
 rm -f "$T/out/a.png"
 
+# Parts as single files, alone and in the place of a folder's.
+single=$models/single
+parts=(--transformer "$single/flux1-dev.safetensors" --vae "$single/ae.safetensors"
+    --clip "$single/clip_l.safetensors" --t5 "$single/t5xxl.safetensors")
+what="a pipeline of single files"
+run image "${parts[@]}" -p cat -o "$T/out/a.png" "${quick[@]}"
+expect_status 0
+what="tokenizers of their own"
+run image "${parts[@]}" --tokenizers "$models/dev" -p cat -o "$T/out/a.png" "${quick[@]}"
+expect_status 0
+what="a folder's part in the place of another's"
+run image -m "$models/schnell" --vae "$models/schnell/vae" -p cat -o "$T/out/a.png" \
+    "${quick[@]}" --no-metadata
+expect_status 0
+check cmp "$T/first.png" "$T/out/a.png"
+rm -f "$T/out/a.png"
+what="parts that are not enough"
+refused 66 clip -- image "${parts[@]:0:4}" -p cat -o "$T/out/a.png" "${quick[@]}"
+what="a part that is not there"
+refused 66 "$T/none" -- image -m "$models/dev" --vae "$T/none" -p cat -o "$T/out/a.png"
+what="a part that is another part"
+refused 65 ae.safetensors -- image -m "$models/dev" --t5 "$single/ae.safetensors" -p cat \
+    -o "$T/out/a.png" "${quick[@]}"
+what="tokenizers that are not there"
+refused 66 "$T/none" -- image "${parts[@]}" --tokenizers "$T/none" -p cat -o "$T/out/a.png"
+
 for model in dev schnell sharded fp8 fp8-weight-scale; do
     what="info of $model"
     run info "$models/$model"
