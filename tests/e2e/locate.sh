@@ -94,7 +94,7 @@ expect_status 0
 check cmp "$T/first.png" "$T/out/a.png"
 rm -f "$T/out/a.png"
 what="parts that are not enough"
-refused 66 clip -- image "${parts[@]:0:4}" -p cat -o "$T/out/a.png" "${quick[@]}"
+refused 64 clip -- image "${parts[@]:0:4}" -p cat -o "$T/out/a.png" "${quick[@]}"
 what="a part that is not there"
 refused 66 "$T/none" -- image -m "$models/dev" --vae "$T/none" -p cat -o "$T/out/a.png"
 what="a part that is another part"
