@@ -55,6 +55,7 @@ static nb_status read_line(char *line, const char *where, void *values, nb_parse
     if (!o && is_known_somewhere(name)) return NB_OK;
     if (!o) return nb_fail(NB_E_DATA, "%s: no command has a flag called %.60s", where, name);
     snprintf(origin, sizeof origin, "%s: %s", where, name);
+    nb_option_restart(o, (nb_source)parsed->sources[index], NB_FROM_CONFIG, values);
     parsed->sources[index] = NB_FROM_CONFIG;
     /* What is wrong in a file is wrong data, not a wrong command line. */
     return nb_option_set(o, origin, text, values) ? NB_E_DATA : NB_OK;

@@ -132,9 +132,19 @@ static void say_wanted(const nb_option *o, char *text, size_t bytes)
     case NB_OPTION_SIZE:
         snprintf(text, bytes, "WIDTHxHEIGHT, each %.0f to %.0f", o->min, o->max);
         break;
+    case NB_OPTION_LIST:
+        snprintf(text, bytes, "at most %d, none of them empty", NB_MAX_LIST);
+        break;
     default:
         snprintf(text, bytes, "%.10g to %.10g", o->min, o->max);
     }
+}
+
+static int add_item(nb_option_list *list, const char *text)
+{
+    if (!*text || list->n == NB_MAX_LIST) return 0;
+    list->items[list->n++] = text;
+    return 1;
 }
 
 /* Does the text hold a value for the option? Then it is stored. */
@@ -166,6 +176,8 @@ static int store(const nb_option *o, const char *text, void *at)
         return read_choice(o->value, text, at);
     case NB_OPTION_SIZE:
         return read_size(o, text, at);
+    case NB_OPTION_LIST:
+        return add_item(at, text);
     }
     return 0;
 }
@@ -178,6 +190,13 @@ nb_status nb_option_set(const nb_option *option, const char *origin, const char 
     say_wanted(option, wanted, sizeof wanted);
     return nb_fail(NB_E_USAGE, "%s: wanted %s, found %.60s", origin, wanted,
                    *text ? text : "nothing");
+}
+
+void nb_option_restart(const nb_option *option, nb_source before, nb_source now, void *values)
+{
+    if (option->type != NB_OPTION_LIST || before == now) return;
+    nb_option_list *list = (nb_option_list *)((char *)values + option->offset);
+    list->n = 0;
 }
 
 const char *nb_option_word(const nb_option *option, int index, char word[32])

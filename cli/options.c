@@ -67,6 +67,7 @@ static nb_status store(struct walk *w, const nb_option *o, int index, const char
                        const char *text)
 {
     if (!w->values) return NB_OK;
+    nb_option_restart(o, (nb_source)w->parsed->sources[index], NB_FROM_ARGV, w->values);
     w->parsed->sources[index] = NB_FROM_ARGV;
     return nb_option_set(o, origin, text, w->values);
 }
@@ -150,6 +151,7 @@ static nb_status read_environment(const nb_option *o, int index, void *values,
     for (char *c = name; *c; c++) *c = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
     const char *text = getenv(name);
     if (!text || !*text) return NB_OK;
+    nb_option_restart(o, (nb_source)parsed->sources[index], NB_FROM_ENV, values);
     parsed->sources[index] = NB_FROM_ENV;
     return nb_option_set(o, name, text, values);
 }

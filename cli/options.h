@@ -22,7 +22,15 @@ typedef enum nb_option_type {
     NB_OPTION_BYTES,  /* int64_t in [min, max]: 500M, 8G, 1.5GiB; all are powers of 1024 */
     NB_OPTION_CHOICE, /* int, the place in `value`, which lists the words: "auto|f32|bf16" */
     NB_OPTION_SIZE,   /* two int64_t in [min, max], one after the other: 512x768 */
+    NB_OPTION_LIST,   /* nb_option_list: each use of the flag adds an item */
 } nb_option_type;
+
+/* Items from one source only: the command line's replace the environment's, and so on. */
+enum { NB_MAX_LIST = 64 };
+typedef struct nb_option_list {
+    const char *items[NB_MAX_LIST]; /* borrowed, as strings are */
+    int n;
+} nb_option_list;
 
 typedef struct nb_option {
     const char *name; /* without dashes */
@@ -70,6 +78,10 @@ void nb_parsed_fini(nb_parsed *parsed);
 
 /* Where the value of the option of that name came from. */
 nb_source nb_parsed_source(const nb_parsed *parsed, const char *name);
+
+/* Forgets the items of a list when another source than before has some to say; no other type is
+ * changed. */
+void nb_option_restart(const nb_option *option, nb_source before, nb_source now, void *values);
 
 /* The word of a choice. The caller's buffer is filled and returned. */
 const char *nb_option_word(const nb_option *option, int index, char word[32]);

@@ -294,6 +294,11 @@ const char *nb_safetensors_metadata_next(const nb_safetensors *f, const char *ke
     return at ? json_object_iter_key(at) : NULL;
 }
 
+const char *nb_safetensors_path(const nb_safetensors *f)
+{
+    return f->path;
+}
+
 const nb_buffer *nb_safetensors_buffer(const nb_safetensors *f)
 {
     return f->buffer;

@@ -32,6 +32,7 @@ const char *nb_safetensors_metadata(const nb_safetensors *f, const char *key);
 /* The key behind `key` in __metadata__ (behind NULL: the first one), or NULL. */
 const char *nb_safetensors_metadata_next(const nb_safetensors *f, const char *key);
 const nb_buffer *nb_safetensors_buffer(const nb_safetensors *f); /* the whole file; borrowed */
+const char *nb_safetensors_path(const nb_safetensors *f);        /* as opened */
 
 /* Writing, atomically (never a half file under the final name). The format allows no holes, so
  * that every tensor is aligned to its type the data is ordered by element size, largest first,

@@ -25,7 +25,7 @@ static int put(json_t *object, const char *key, json_t *value)
 static int put_tensor(json_t *header, const nb_stored *t, size_t begin)
 {
     json_t *shape = json_array();
-    int ok = 1;
+    int ok = !json_object_get(header, t->name); /* two of one name */
     for (int i = 0; i < t->rank && ok; i++)
         ok = json_array_append_new(shape, json_integer(t->shape[i])) == 0;
     json_t *entry =

@@ -1,0 +1,262 @@
+/*
+ * nibble quantize: a checkpoint's weights in four or eight bits, or back.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/common.h"
+#include "models/quantize.h"
+
+struct quantize_options {
+    nb_common_options common;
+    const char *output;
+    nb_option_list keep, component;
+    int format, dialect, method;
+};
+
+#define AT(field) offsetof(struct quantize_options, field)
+
+static const nb_option options[] = {
+    {.name = "output",
+     .letter = 'o',
+     .type = NB_OPTION_STRING,
+     .value = "OUT",
+     .offset = AT(output),
+     .help = "the file or folder to write"},
+    {.name = "format",
+     .type = NB_OPTION_CHOICE,
+     .value = "nvfp4|mxfp4|fp8|f32|bf16",
+     .offset = AT(format),
+     .fallback = "nvfp4",
+     .help = "f32 and bf16 expand what is quantised and copy the rest"},
+    {.name = "dialect",
+     .type = NB_OPTION_CHOICE,
+     .value = "modelopt|compressed-tensors|comfy",
+     .offset = AT(dialect),
+     .fallback = "modelopt",
+     .help = "whose names, layout and rounding: NVIDIA Model-Optimizer's,\n"
+             "vLLM's, or BFL's and ComfyUI's"},
+    {.name = "method",
+     .type = NB_OPTION_CHOICE,
+     .value = "max|sweep|four-over-six",
+     .offset = AT(method),
+     .fallback = "max",
+     .help = "how scales of NVFP4 are chosen; max: the vendors' bytes;\n"
+             "sweep: the least squared error (+1.4 dB)"},
+    {.name = "keep",
+     .type = NB_OPTION_LIST,
+     .value = "PATTERN",
+     .offset = AT(keep),
+     .help = "layers that stay as they are, besides those that always do:\n"
+             "names with * and ?; may be given several times"},
+    {.name = "component",
+     .type = NB_OPTION_LIST,
+     .value = "NAMES",
+     .offset = AT(component),
+     .help = "of a pipeline, with commas: transformer,text_encoder_2;\n"
+             "default: the transformer"},
+    {.name = "threads",
+     .letter = 't',
+     .type = NB_OPTION_INT,
+     .value = "N",
+     .min = 0,
+     .max = 4096,
+     .offset = AT(common.threads),
+     .fallback = "0",
+     .help = "0: one for each processor; the result is the same for any number"},
+};
+
+/* The words of an option's choice, for what is said at the end. */
+static const char *word_of(const char *name, int index, char word[32])
+{
+    for (size_t i = 0; i < NB_COUNT(options); i++)
+        if (!strcmp(options[i].name, name)) return nb_option_word(&options[i], index, word);
+    return "";
+}
+
+/* ---- progress ---- */
+
+struct progress {
+    nb_console *console;
+    double begin, said; /* seconds */
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* 23.8 GB */
+static const char *size_text(int64_t bytes, char text[32])
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
+    double value = (double)bytes;
+    int i = 0;
+    for (; value >= 999.5 && i < 4; i++) value /= 1000;
+    snprintf(text, 32, i ? "%.3g %s" : "%.0f %s", value, units[i]);
+    return text;
+}
+
+static void show_progress(void *arg, const nb_quantize_progress *p)
+{
+    enum { BAR_COLUMNS = 24 };
+    static const double every[2] = {2.0, 0.1}; /* plain lines, a bar */
+    struct progress *state = arg;
+    char done[32], of[32], bar[BAR_COLUMNS + 1], line[256];
+    double t = now(), passed = t - state->begin;
+    if (t - state->said < every[state->console->terminal]) return;
+    state->said = t;
+    double part = p->of ? (double)p->bytes / (double)p->of : 1;
+    double left = part > 0 ? passed / part - passed : 0;
+    int full = (int)(BAR_COLUMNS * part);
+    for (int i = 0; i < BAR_COLUMNS; i++) bar[i] = i < full ? '#' : '.';
+    bar[BAR_COLUMNS] = 0;
+    snprintf(line, sizeof line, "%s of %s, ETA %.0f s, %.120s", size_text(p->bytes, done),
+             size_text(p->of, of), left, p->tensor);
+    if (!state->console->terminal) {
+        nb_console_say(state->console, NB_LOG_INFO, "%s", line);
+        return;
+    }
+    char drawn[320];
+    snprintf(drawn, sizeof drawn, "[%s] %s", bar, line);
+    if (!state->console->quiet) nb_console_bar(state->console, drawn);
+}
+
+/* ---- what was asked for ---- */
+
+/* Names with commas between them, in one list; `text` is what they are cut from. */
+struct names {
+    char *text[NB_MAX_LIST];
+    const char *items[NB_MAX_LIST];
+    int n_texts, n;
+};
+
+static nb_status split(const nb_option_list *list, struct names *names)
+{
+    for (int i = 0; i < list->n; i++) {
+        char *text = strdup(list->items[i]);
+        if (!text) return nb_fail(NB_E_SYSTEM, "out of memory");
+        names->text[names->n_texts++] = text;
+        for (char *next = text; next;) {
+            char *name = next, *comma = strchr(name, ',');
+            next = comma ? comma + 1 : NULL;
+            if (comma) *comma = 0;
+            if (!*name || names->n == NB_MAX_LIST)
+                return nb_fail(NB_E_USAGE, "--component: wanted names, found \"%.60s\"",
+                               list->items[i]);
+            names->items[names->n++] = name;
+        }
+    }
+    return NB_OK;
+}
+
+static void free_names(struct names *names)
+{
+    for (int i = 0; i < names->n_texts; i++) free(names->text[i]);
+}
+
+static nb_status tell(const struct quantize_options *o, const nb_quantize_result *r,
+                      double seconds)
+{
+    char format[32], dialect[32], method[32], in[32], out[32];
+    word_of("format", o->format, format);
+    word_of("dialect", o->dialect, dialect);
+    word_of("method", o->method, method);
+    if (o->common.json)
+        return nb_print_json(
+            json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f}", "output", o->output,
+                      "format", format, "dialect", dialect, "method", method, "converted",
+                      (json_int_t)r->n_converted, "copied", (json_int_t)r->n_copied, "bytes_in",
+                      (json_int_t)r->bytes_in, "bytes_out", (json_int_t)r->bytes_out, "seconds",
+                      seconds));
+    if (o->common.quiet) return NB_OK;
+    printf("%s\n  %s", o->output, format);
+    if (o->format == NB_QUANT_NVFP4) printf(", %s, scales by %s", dialect, method);
+    if (o->format == NB_QUANT_MXFP4 || o->format == NB_QUANT_FP8) printf(", %s", dialect);
+    printf("\n  %" PRId64 " weights converted, %" PRId64 " tensors copied, %s to %s, %.1f s\n",
+           r->n_converted, r->n_copied, size_text(r->bytes_in, in),
+           size_text(r->bytes_out, out), seconds);
+    return NB_OK;
+}
+
+static nb_status quantize(const struct quantize_options *o, const char *input, nb_stream *s,
+                          const struct names *components)
+{
+    /* In the order of the words of the options. */
+    static const nb_fp4_rule dialects[] = {NB_FP4_MODELOPT, NB_FP4_COMPRESSED_TENSORS,
+                                           NB_FP4_COMFY};
+    static const nb_fp4_method methods[] = {NB_FP4_MAX, NB_FP4_SWEEP, NB_FP4_FOUR_OVER_SIX};
+    struct progress progress = {.console = o->common.console, .begin = now(), .said = now()};
+    nb_quantize_result result;
+    nb_quantize_args args = {
+        .input = input,
+        .output = o->output,
+        .target = {.format = (nb_quant_format)o->format,
+                   .dialect = dialects[o->dialect],
+                   .method = methods[o->method]},
+        .keep = o->keep.items,
+        .n_keep = o->keep.n,
+        .components = components->items,
+        .n_components = components->n,
+        .progress = show_progress,
+        .progress_arg = &progress,
+    };
+    nb_status status = nb_quantize(s, &args, &result);
+    nb_console_bar(o->common.console, "");
+    return status ? status : tell(o, &result, now() - progress.begin);
+}
+
+static nb_status run_on(const struct quantize_options *o, const char *input)
+{
+    struct names components = {.n = 0};
+    nb_device *device;
+    nb_stream *s = NULL;
+    NB_TRY(nb_device_open("cpu", &device));
+    nb_status status = nb_stream_create(device, NB_COMPUTE_F32, (int)o->common.threads,
+                                        nb_signals_catch(), &s);
+    if (!status) status = split(&o->component, &components);
+    if (!status) status = quantize(o, input, s, &components);
+    free_names(&components);
+    nb_stream_destroy(s);
+    nb_device_close(device);
+    return status;
+}
+
+static nb_status run(void *values, const nb_parsed *parsed)
+{
+    const struct quantize_options *o = values;
+    char *input;
+    if (parsed->n_words != 1)
+        return nb_fail(NB_E_USAGE, "quantize: wanted one file or folder to read, found %d",
+                       parsed->n_words);
+    if (!o->output || !*o->output)
+        return nb_fail(NB_E_USAGE, "quantize: wanted --output, where to write");
+    NB_TRY(nb_model_resolve(parsed->words[0], &input));
+    nb_status status = run_on(o, input);
+    free(input);
+    return status;
+}
+
+const nb_command nb_command_quantize = {
+    .name = "quantize",
+    .summary = "write a checkpoint's weights in four or eight bits, or back",
+    .usage = "IN -o OUT",
+    .about = "IN is a .safetensors file (every matrix is converted), a diffusers folder (the\n"
+             "transformer, without the layers that NVIDIA keeps in high precision) or the\n"
+             "folder of an LLM (the linear layers of model.layers). Whatever is not\n"
+             "converted is copied byte for byte. OUT appears when it is complete.\n",
+    .examples =
+        "nibble quantize ~/models/FLUX.1-dev -o ~/models/FLUX.1-dev-nvfp4\n"
+        "# with less loss, and the text encoder too\n"
+        "nibble quantize FLUX.1-dev -o flux4 --method sweep --component "
+        "transformer,text_encoder_2\n"
+        "nibble quantize flux1-dev.safetensors -o flux1-fp4.safetensors --dialect comfy\n"
+        "nibble quantize flux1-fp4.safetensors -o flux1-again.safetensors --format bf16\n",
+    .groups = {{"Conversion", options, NB_COUNT(options)}, NB_MESSAGE_GROUP},
+    .bytes = sizeof(struct quantize_options),
+    .run = run,
+};
