@@ -14,19 +14,32 @@ static const char *const NAMES[NB_N_SPECIAL_TOKENS] = {
 
 static const double NO_LENGTH = 1e15; /* transformers writes 1e30 for "none" */
 
+/* Integers are read as reals: model_max_length may be 1000000000000000019884624838656, which
+ * is more than jansson's integers hold. */
+static nb_status load_object(const char *path, json_t **out)
+{
+    json_error_t error;
+    nb_buffer *file;
+    NB_TRY(nb_file_map(path, &file));
+    const char *text = nb_buffer_data(file);
+    json_t *root = json_loadb(text ? text : "", nb_buffer_bytes(file),
+                              JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &error);
+    nb_buffer_unref(file);
+    if (!root)
+        return nb_fail(NB_E_DATA, "%s: not valid JSON: line %d, column %d: %s", path,
+                       error.line, error.column, error.text);
+    *out = root;
+    return json_is_object(root) ? NB_OK : nb_fail(NB_E_DATA, "%s: not a JSON object", path);
+}
+
 /* An object, an empty one if there is no such file. *path is the caller's in any case. */
 static nb_status load(const char *dir, const char *name, char **path, json_t **out)
 {
     *path = nb_path_join(dir, name);
     if (!*path) return nb_fail(NB_E_SYSTEM, "out of memory for a path");
-    if (nb_file_exists(*path)) {
-        NB_TRY(nb_json_load(*path, out));
-    } else {
-        *out = json_object();
-        if (!*out) return nb_fail(NB_E_SYSTEM, "out of memory for a configuration");
-    }
-    if (!json_is_object(*out)) return nb_fail(NB_E_DATA, "%s: not a JSON object", *path);
-    return NB_OK;
+    if (nb_file_exists(*path)) return load_object(*path, out);
+    *out = json_object();
+    return *out ? NB_OK : nb_fail(NB_E_SYSTEM, "out of memory for a configuration");
 }
 
 /* The value of "bos_token" and its like: a string, or an object with the content. */
@@ -44,13 +57,12 @@ static const char *token_content(const json_t *value)
 
 static nb_status read_config(nb_special_tokens *s)
 {
-    double length;
-    int64_t extra;
+    double length, extra;
     NB_TRY(nb_json_get_real(s->config_path, s->config, "model_max_length", 0, -1e300, 1e300,
                             &length));
     s->max_length = length >= 1 && length < NO_LENGTH ? (int64_t)length : 0;
     NB_TRY(nb_json_get_bool(s->config_path, s->config, "add_bos_token", 0, &s->add_bos));
-    NB_TRY(nb_json_get_int(s->config_path, s->config, "extra_ids", 100, 0, 10000, &extra));
+    NB_TRY(nb_json_get_real(s->config_path, s->config, "extra_ids", 100, 0, 10000, &extra));
     s->extra_ids = (int)extra;
     for (int i = 0; i < NB_N_SPECIAL_TOKENS; i++)
         s->names[i] = token_content(token_value(s, NAMES[i]));
