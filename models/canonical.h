@@ -18,7 +18,7 @@
 /* nb_checkpoint_open, with canonical names. E_DATA also if a fused tensor cannot be cut. */
 nb_status nb_canonical_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
 
-/* The same for an open checkpoint, which is unchanged on failure. */
+/* The same for an open checkpoint, once; it is unchanged on failure. */
 nb_status nb_canonical_rename(nb_checkpoint *c) NB_MUST_CHECK;
 
 /* The prefixes that are dropped; NULL-terminated. */

@@ -5,6 +5,7 @@
  */
 #include "models/checkpoint.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ struct nb_checkpoint {
     int n_files;
     const nb_stored **by_name;
     int64_t n_tensors;
+    const nb_stored **own_by_name; /* what the files hold, however it is named in by_name */
+    int64_t n_own;
     nb_arena *storage; /* of tensors that are not the files' own; NULL: none */
 };
 
@@ -55,6 +58,7 @@ nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *te
                                     int64_t n, nb_arena *storage)
 {
     const nb_stored **sorted, *const *twice;
+    assert(!c->storage); /* new views may lie in it */
     NB_TRY(nb_stored_index(tensors, n, &sorted, &twice));
     if (twice) {
         nb_status status = nb_fail(NB_E_DATA, "%s: tensor %.300s is also in %s", twice[1]->file,
@@ -62,8 +66,11 @@ nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *te
         free(sorted);
         return status;
     }
-    free(c->by_name);
-    nb_arena_destroy(c->storage);
+    if (!c->own_by_name) {
+        c->own_by_name = sorted;
+        c->n_own = n;
+    }
+    if (c->by_name != c->own_by_name) free(c->by_name);
     c->by_name = sorted;
     c->n_tensors = n;
     c->storage = storage;
@@ -242,7 +249,8 @@ void nb_checkpoint_close(nb_checkpoint *c)
     if (!c) return;
     for (int i = 0; i < c->n_files; i++) nb_safetensors_close(c->files[i]);
     free(c->files);
-    free(c->by_name);
+    if (c->by_name != c->own_by_name) free(c->by_name);
+    free(c->own_by_name);
     nb_arena_destroy(c->storage);
     free(c->path);
     free(c);
@@ -315,7 +323,7 @@ void nb_checkpoint_digest(const nb_checkpoint *c, char digest[65])
     unsigned char bytes[NB_SHA256_BYTES];
     nb_sha256 h;
     nb_sha256_init(&h);
-    for (int64_t i = 0; i < c->n_tensors; i++) digest_tensor(&h, c->by_name[i]);
+    for (int64_t i = 0; i < c->n_own; i++) digest_tensor(&h, c->own_by_name[i]);
     nb_sha256_final(&h, bytes);
     nb_sha256_hex(bytes, digest);
 }

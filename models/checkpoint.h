@@ -24,7 +24,8 @@ const nb_stored *nb_checkpoint_tensor(const nb_checkpoint *c, int64_t index);  /
 const nb_stored *nb_checkpoint_find(const nb_checkpoint *c, const char *name); /* or NULL */
 
 /* For dialects (models/canonical.h): the checkpoint's tensors are these from now on, views of
- * its files or of `storage`, which it takes on success. E_DATA if two have one name. */
+ * its files or of `storage`, which it takes on success. Once for a checkpoint. E_DATA if two
+ * have one name. */
 nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *tensors,
                                     int64_t n, nb_arena *storage) NB_MUST_CHECK;
 
@@ -37,7 +38,7 @@ void nb_checkpoint_prefetch(const nb_checkpoint *c);
 
 /* 64 hex digits and a 0: SHA-256 over the sorted names, types, shapes and a sample of the data
  * of every tensor (its first and last 4096 bytes): quick, and different for different weights.
- */
+ * Of the tensors as the files hold them, whatever a dialect makes of their names. */
 void nb_checkpoint_digest(const nb_checkpoint *c, char digest[65]);
 
 #endif

@@ -214,6 +214,21 @@ static void leaves_canonical_names(void **state)
     }
 }
 
+/* Pictures carry it from renamed checkpoints, `info` tells it of the file. */
+static void keeps_the_digest(void **state)
+{
+    (void)state;
+    char before[65], after[65];
+    nb_checkpoint *c;
+    assert_ok(nb_checkpoint_open(MODELS "single/flux1-dev.safetensors", &c));
+    nb_checkpoint_digest(c, before);
+    assert_ok(nb_canonical_rename(c));
+    nb_checkpoint_digest(c, after);
+    assert_non_null(nb_checkpoint_find(c, "norm_out.linear.weight"));
+    assert_string_equal(before, after);
+    nb_checkpoint_close(c);
+}
+
 #define T(test) cmocka_unit_test_setup_teardown(test, scratch_setup, scratch_teardown)
 
 int main(void)
@@ -227,6 +242,7 @@ int main(void)
         T(refuses_what_cannot_be_cut),
         T(maps_whole_files),
         T(leaves_canonical_names),
+        T(keeps_the_digest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
