@@ -29,7 +29,9 @@ static inline vec centred(vec x, struct centre c)
 static double sum_of(const float *x, int64_t n)
 {
     wide sum = wide_zero();
-    for (int64_t i = 0; i < n; i += LANES) sum = wide_add(sum, vec_load_n(x + i, n - i));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) sum = wide_add(sum, vec_load(x + i));
+    if (i < n) sum = wide_add(sum, vec_load_n(x + i, n - i));
     return wide_sum(sum);
 }
 

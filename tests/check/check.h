@@ -13,9 +13,9 @@
 #define NB_TESTS_CHECK_CHECK_H
 
 typedef struct nb_check_options {
-    const char *op;                             /* one operation ("attn"), NULL: all */
-    int bench;                                  /* time instead of test */
-    int threads;                                /* of a timing, 0: one for each processor */
+    const char *op; /* one operation ("attn"), NULL: all */
+    int bench;      /* time instead of test */
+    int threads;    /* of a timing; 0: one for each processor, 1: by the thread's own clock */
     void (*print)(void *arg, const char *line); /* a line, without its end */
     void *arg;
 } nb_check_options;
