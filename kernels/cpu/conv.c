@@ -17,7 +17,7 @@
 #include "kernels/cpu/gemm.h"
 
 enum {
-    BLOCK_UNITS_3X3 = 32, /* units of a block of channels: 288 steps, 13 KB of panel */
+    BLOCK_UNITS_3X3 = 16, /* units of a block of channels: 288 steps, 13 KB of panel */
     MAX_TAPS = 9,
     SUM_BYTES = 512 << 10, /* sums of a patch: half of L2 */
     MIN_PATCH = 32,

@@ -28,7 +28,7 @@ struct plan {
     int64_t m0, m;            /* rows of x that are packed now */
     int64_t m_block, n_block; /* multiples of lanes and rows */
     int64_t n_m_blocks;
-    char *packed;  /* [tiles of m][units][lanes] units */
+    char *packed;  /* [blocks of k][tiles of m][units][lanes] */
     char *scratch; /* for each thread: panels, then sums */
     int64_t panel_bytes, scratch_bytes;
 };
@@ -58,15 +58,26 @@ static int lanes_at(const struct plan *p, int64_t m)
     return p->m - m > lanes / 2 ? lanes : lanes / 2;
 }
 
+/* Tile at row m, block of k at `unit`. A block of k is contiguous: tiles at the distance of
+ * whole rows, often a power of two, would compete for the same places in the caches. */
+static char *packed_at(const struct plan *p, int64_t m, int64_t unit)
+{
+    int64_t n_units = min_of(NB_BLOCK_UNITS, p->units - unit);
+    return p->packed + (round_up(p->m, p->isa->lanes) * unit + m * n_units) * 4;
+}
+
 static void pack_task(void *arg, int64_t task, int thread)
 {
     const struct plan *p = arg;
-    int64_t m = task * p->isa->lanes;
-    const nb_tensor *x = &p->a->x;
+    int64_t m = task * p->isa->lanes, k = p->a->w->k;
+    const float *x = nb_tensor_f32(p->a->x) + (p->m0 + m) * p->a->x.stride[0];
     (void)thread;
-    p->isa->pack_rows(p->packed + m * p->units * 4, lanes_at(p, m),
-                      nb_tensor_f32(*x) + (p->m0 + m) * x->stride[0], x->stride[0],
-                      min_of(p->isa->lanes, p->m - m), x->shape[1]);
+    for (int64_t unit = 0; unit < p->units; unit += NB_BLOCK_UNITS) {
+        int64_t k0 = unit * p->isa->unit_elements;
+        p->isa->pack_rows(packed_at(p, m, unit), lanes_at(p, m), x + k0, p->a->x.stride[0],
+                          min_of(p->isa->lanes, p->m - m),
+                          min_of(NB_BLOCK_UNITS * p->isa->unit_elements, k - k0));
+    }
 }
 
 /* Row i of the block's panels; rows past the last weight row are 0. */
@@ -109,7 +120,7 @@ static void multiply(const struct block *b, int64_t unit, int64_t n_units)
         int64_t m = b->m0 + t * p->isa->lanes;
         int lanes = lanes_at(p, m);
         nb_gemm_tile_fn *tile = lanes == p->isa->lanes ? p->isa->tile_full : p->isa->tile_half;
-        nb_gemm_span span = {.x = p->packed + (m * p->units + unit * lanes) * 4,
+        nb_gemm_span span = {.x = packed_at(p, m, unit),
                              .x_stride = lanes * 4,
                              .taps = &no_offset,
                              .n_taps = 1,
