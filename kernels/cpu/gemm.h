@@ -88,6 +88,13 @@ typedef struct nb_gemm_isa {
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
 void nb_conv2d_gemm(nb_stream *s, const nb_conv2d_args *a, const nb_gemm_isa *isa);
 
+nb_gemm_tile_fn nb_gemm_tile_f32_full_avx2, nb_gemm_tile_f32_half_avx2;
+nb_panel_decode_fn nb_panel_f32_avx2, nb_panel_rounded_avx2;
+nb_pack_rows_fn nb_pack_rows_f32_avx2, nb_pack_rows_rounded_avx2;
+nb_linear_finish_fn nb_linear_finish_avx2;
+nb_pack_filter_fn nb_pack_filter_f32_avx2, nb_pack_filter_rounded_avx2;
+nb_pack_pixels_fn nb_pack_pixels_f32_avx2, nb_pack_pixels_rounded_avx2;
+
 nb_gemm_tile_fn nb_gemm_tile_f32_full_avx512, nb_gemm_tile_f32_half_avx512;
 nb_gemm_tile_fn nb_gemm_tile_bf16_full_avx512bf16, nb_gemm_tile_bf16_half_avx512bf16;
 nb_panel_decode_fn nb_panel_f32_avx512, nb_panel_rounded_avx512, nb_panel_bf16_avx512bf16;

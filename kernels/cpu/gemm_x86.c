@@ -2,6 +2,36 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm.h"
 
+#if defined(__x86_64__)
+
+static const nb_gemm_isa f32_avx2 = {
+    .rows = 6,
+    .lanes = 16,
+    .unit_elements = 1,
+    .tile_full = nb_gemm_tile_f32_full_avx2,
+    .tile_half = nb_gemm_tile_f32_half_avx2,
+    .decode = nb_panel_f32_avx2,
+    .pack_rows = nb_pack_rows_f32_avx2,
+    .finish = nb_linear_finish_avx2,
+    .decode_f32 = nb_panel_f32_avx2,
+    .pack_filter = nb_pack_filter_f32_avx2,
+    .pack_pixels = nb_pack_pixels_f32_avx2,
+};
+
+static const nb_gemm_isa rounded_avx2 = {
+    .rows = 6,
+    .lanes = 16,
+    .unit_elements = 1,
+    .tile_full = nb_gemm_tile_f32_full_avx2,
+    .tile_half = nb_gemm_tile_f32_half_avx2,
+    .decode = nb_panel_rounded_avx2,
+    .pack_rows = nb_pack_rows_rounded_avx2,
+    .finish = nb_linear_finish_avx2,
+    .decode_f32 = nb_panel_f32_avx2,
+    .pack_filter = nb_pack_filter_rounded_avx2,
+    .pack_pixels = nb_pack_pixels_rounded_avx2,
+};
+
 static const nb_gemm_isa f32_avx512 = {
     .rows = 12,
     .lanes = 32,
@@ -73,3 +103,25 @@ void nb_conv2d_bf16_avx512bf16(nb_stream *s, const nb_conv2d_args *a)
 {
     nb_conv2d_gemm(s, a, &bf16_avx512bf16);
 }
+
+void nb_linear_f32_avx2(nb_stream *s, const nb_linear_args *a)
+{
+    nb_linear_gemm(s, a, &f32_avx2);
+}
+
+void nb_linear_bf16_avx2(nb_stream *s, const nb_linear_args *a)
+{
+    nb_linear_gemm(s, a, &rounded_avx2);
+}
+
+void nb_conv2d_f32_avx2(nb_stream *s, const nb_conv2d_args *a)
+{
+    nb_conv2d_gemm(s, a, &f32_avx2);
+}
+
+void nb_conv2d_bf16_avx2(nb_stream *s, const nb_conv2d_args *a)
+{
+    nb_conv2d_gemm(s, a, &rounded_avx2);
+}
+
+#endif
