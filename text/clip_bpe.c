@@ -74,7 +74,7 @@ nb_status nb_tokenizer_read_clip(nb_tokenizer *t, const char *merges_path,
                                  const nb_special_tokens *special)
 {
     json_t *vocab;
-    NB_TRY(nb_json_load(t->path, &vocab));
+    NB_TRY(nb_json_load_object(t->path, &vocab));
     nb_status status = nb_tokenizer_read_vocab(t, vocab);
     json_decref(vocab);
     if (status != NB_OK) return status;

@@ -42,11 +42,15 @@ static nb_status load(const char *dir, const char *name, char **path, json_t **o
     return *out ? NB_OK : nb_fail(NB_E_SYSTEM, "out of memory for a configuration");
 }
 
-/* The value of "bos_token" and its like: a string, or an object with the content. */
+/* The value of "bos_token" and its like: a string, or an object with the content. As
+ * transformers has it, the map counts only where the configuration has no added_tokens_decoder,
+ * but then first. */
 static const json_t *token_value(const nb_special_tokens *s, const char *key)
 {
-    const json_t *value = json_object_get(s->config, key);
-    if (!json_is_string(value) && !json_is_object(value)) value = json_object_get(s->map, key);
+    int has_decoder = json_object_get(s->config, "added_tokens_decoder") != NULL;
+    const json_t *value = json_object_get(has_decoder ? s->config : s->map, key);
+    if (!json_is_string(value) && !json_is_object(value))
+        value = json_object_get(has_decoder ? s->map : s->config, key);
     return value;
 }
 
@@ -121,6 +125,10 @@ nb_status nb_special_tokens_add(const nb_special_tokens *s, nb_tokenizer *t)
                            s->config_path, key);
         NB_TRY(add(s, t, value, (int32_t)id));
     }
+    /* Of two values with the same content the plain string counts. */
+    for (int i = 0; i < NB_N_SPECIAL_TOKENS; i++)
+        if (json_is_string(token_value(s, NAMES[i])))
+            NB_TRY(add(s, t, token_value(s, NAMES[i]), -1));
     for (int i = 0; i < NB_N_SPECIAL_TOKENS; i++)
         NB_TRY(add(s, t, token_value(s, NAMES[i]), -1));
     return NB_OK;

@@ -297,7 +297,7 @@ static void set_default_special(nb_tokenizer *t)
 nb_status nb_tokenizer_read_json(nb_tokenizer *t, const nb_special_tokens *special)
 {
     json_t *root;
-    NB_TRY(nb_json_load(t->path, &root));
+    NB_TRY(nb_json_load_object(t->path, &root));
     nb_status status = read_root(t, root);
     json_decref(root);
     if (status != NB_OK) return status;

@@ -303,6 +303,36 @@ static void test_special_tokens_and_lengths(void **state)
     nb_tokenizer_close(t);
 }
 
+/* Is <|STARTOFTEXT|> a token? The flags of CLIP's special tokens decide, and these come from
+ * wherever the folder has them. */
+static void test_clip_token_flags(void **state)
+{
+#define TOKEN(normalized) "{'content': '<|startoftext|>', 'normalized': " normalized "}"
+    static const char *const plain = "1 2 2 2 2 3 2 2 2 2 2 2 2 2 2 2 2", *const token =
+                                                                              "1 1 2";
+    const struct {
+        const char *config, *map, *wanted;
+    } cases[] = {
+        {"{}", "{}", plain},
+        {"{'bos_token': '<|startoftext|>'}", "{'bos_token': " TOKEN("true") "}", token},
+        {"{'bos_token': '<|startoftext|>', 'added_tokens_decoder': {'1': " TOKEN("false") "}}",
+         "{'bos_token': " TOKEN("true") "}", plain},
+        {"{'bos_token': '<|startoftext|>', 'added_tokens_decoder': {'1': " TOKEN("true") "}}",
+         "{}", token},
+    };
+    write_json(state, "vocab.json",
+               "{'a</w>': 0, '<|startoftext|>': 1, '<|endoftext|>': 2, 'a': 3, '!</w>': 4}");
+    scratch_write_text(scratch_path(state, "merges.txt"), "#version: 0.2\n");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        write_json(state, "tokenizer_config.json", cases[i].config);
+        write_json(state, "special_tokens_map.json", cases[i].map);
+        nb_tokenizer *t = open_folder(*state);
+        assert_ids(t, "a<|startoftext|>A a!", "1 0 1 0 0 4 2");
+        assert_ids(t, "<|STARTOFTEXT|>", cases[i].wanted);
+        nb_tokenizer_close(t);
+    }
+}
+
 static void test_wrong_text_and_ids(void **state)
 {
     static const struct {
@@ -331,7 +361,7 @@ static void test_wrong_tokenizer_json(void **state)
         const char *json, *part;
     } cases[] = {
         {"", "not valid JSON"},
-        {"[]", "no model"},
+        {"[]", "wanted an object, found an array"},
         {"{'model': {'type': 'WordPiece', 'vocab': {'a': 0}}}", "\"WordPiece\" is not known"},
         {"{'model': {'type': 'BPE', 'vocab': [], 'merges': []}}", "not an object of tokens"},
         {"{'model': {'type': 'BPE', 'vocab': {'a': 'b'}, 'merges': []}}", "the id of \"a\""},
@@ -556,6 +586,7 @@ int main(void)
         IN_SCRATCH(test_split_behaviors),
         IN_SCRATCH(test_byte_level),
         IN_SCRATCH(test_special_tokens_and_lengths),
+        IN_SCRATCH(test_clip_token_flags),
         IN_SCRATCH(test_wrong_text_and_ids),
         IN_SCRATCH(test_wrong_tokenizer_json),
         IN_SCRATCH(test_wrong_clip_files),
