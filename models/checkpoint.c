@@ -158,7 +158,7 @@ static nb_status open_map(nb_checkpoint *c, const char *path, const json_t *inde
 static nb_status open_index(nb_checkpoint *c, const char *path)
 {
     json_t *index;
-    NB_TRY(nb_json_load(path, &index));
+    NB_TRY(nb_json_load_object(path, &index));
     nb_status status = open_map(c, path, index);
     json_decref(index);
     return status;

@@ -105,7 +105,7 @@ nb_status nb_flux_config_read(const char *path, const json_t *json, nb_flux_conf
     int64_t patch;
     NB_TRY(nb_config_size(path, json, "in_channels", 64, 1 << 16, &c.in_channels));
     NB_TRY(nb_config_size(path, json, "out_channels", c.in_channels, 1 << 16, &c.out_channels));
-    NB_TRY(nb_json_get_int(path, json, "num_layers", 19, 0, 1 << 12, &c.n_double));
+    NB_TRY(nb_json_get_int(path, json, "num_layers", 19, 1, 1 << 12, &c.n_double));
     NB_TRY(nb_json_get_int(path, json, "num_single_layers", 38, 0, 1 << 12, &c.n_single));
     NB_TRY(nb_config_size(path, json, "num_attention_heads", 24, 1 << 10, &c.n_heads));
     NB_TRY(nb_config_size(path, json, "attention_head_dim", 128, 1 << 12, &c.head_dim));

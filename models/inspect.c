@@ -269,7 +269,7 @@ static char *class_of_folder(const char *folder)
 {
     json_t *config = NULL;
     char *path = nb_path_join(folder, "config.json"), *class_name = NULL;
-    if (path && nb_file_exists(path) && nb_json_load(path, &config) == NB_OK) {
+    if (path && nb_file_exists(path) && nb_json_load_object(path, &config) == NB_OK) {
         const char *name = json_string_value(json_object_get(config, "_class_name"));
         const json_t *list = json_object_get(config, "architectures");
         if (!name) name = json_string_value(json_array_get(list, 0));
@@ -357,7 +357,7 @@ static nb_status inspect_path(nb_inspection *in)
         status = inspect_alone(in);
     } else {
         in->form = "pipeline";
-        status = nb_json_load(path, &index);
+        status = nb_json_load_object(path, &index);
         if (!status) status = add_parts(in, index);
     }
     json_decref(index);

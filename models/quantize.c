@@ -45,7 +45,7 @@ struct component {
 static nb_status write_index(const struct component *k, const char *from, const char *to)
 {
     json_t *index;
-    NB_TRY(nb_json_load(from, &index));
+    NB_TRY(nb_json_load_object(from, &index));
     json_t *metadata = json_object_get(index, "metadata");
     metadata = json_is_object(metadata) ? json_incref(metadata) : json_object();
     int failed = json_object_set_new(metadata, "total_size",

@@ -163,7 +163,7 @@ nb_status nb_quantize_config(nb_quantize_job *job, const nb_checkpoint *c,
                              nb_quantize_scope scope, const char *from, const char *folder)
 {
     json_t *config, *kept;
-    NB_TRY(nb_json_load(from, &config));
+    NB_TRY(nb_json_load_object(from, &config));
     nb_status status =
         json_is_object(config) ? NB_OK : nb_fail(NB_E_DATA, "%s: is not a JSON object", from);
     kept = json_array();

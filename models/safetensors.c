@@ -121,10 +121,12 @@ static int compare_places(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* Empty tensors take no place, wherever they lie. */
-static nb_status check_overlaps(const nb_safetensors *f)
+/* No two tensors share a byte, and the file ends with the last one: bytes behind it mean that
+ * the header is not this file's. Gaps between tensors are some writers' padding. Empty tensors
+ * take no place, wherever they lie. */
+static nb_status check_places(const nb_safetensors *f, const unsigned char *data, size_t bytes)
 {
-    const unsigned char *end = NULL;
+    const unsigned char *end = data;
     const nb_stored *last = NULL;
     for (int64_t i = 0; i < f->n_tensors; i++) {
         const nb_stored *t = &f->tensors[i];
@@ -135,6 +137,9 @@ static nb_status check_overlaps(const nb_safetensors *f)
         last = t;
         end = (const unsigned char *)t->data + t->bytes;
     }
+    if ((size_t)(end - data) != bytes)
+        return nb_fail(NB_E_DATA, "%s: wanted %zu bytes of tensors, found %zu", f->path,
+                       (size_t)(end - data), bytes);
     return NB_OK;
 }
 
@@ -190,7 +195,7 @@ static nb_status read_table(nb_safetensors *f, json_t *header, size_t data_at)
         f->n_tensors++;
     }
     qsort(f->tensors, (size_t)f->n_tensors, sizeof *f->tensors, compare_places);
-    NB_TRY(check_overlaps(f));
+    NB_TRY(check_places(f, e.data, e.data_bytes));
     return index_names(f);
 }
 

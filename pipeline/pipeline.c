@@ -137,7 +137,7 @@ static nb_status read_index(const char *directory)
     char *path = nb_path_join(directory, "model_index.json");
     json_t *index;
     if (!path) return no_memory();
-    nb_status status = nb_json_load(path, &index);
+    nb_status status = nb_json_load_object(path, &index);
     if (!status) {
         status = check_classes(path, index);
         json_decref(index);
@@ -161,7 +161,7 @@ static nb_status read_config(const char *directory, const char *file, read_fn *r
     char *path = nb_path_join(directory, file);
     json_t *json;
     if (!path) return no_memory();
-    nb_status status = nb_json_load(path, &json);
+    nb_status status = nb_json_load_object(path, &json);
     if (!status) {
         status = read(path, json, info);
         json_decref(json);

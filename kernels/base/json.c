@@ -30,6 +30,20 @@ nb_status nb_json_load(const char *path, json_t **out)
     return status;
 }
 
+nb_status nb_json_load_object(const char *path, json_t **out)
+{
+    json_t *json;
+    NB_TRY(nb_json_load(path, &json));
+    if (!json_is_object(json)) {
+        nb_status status =
+            nb_fail(NB_E_DATA, "%s: wanted an object, found %s", path, type_name(json));
+        json_decref(json);
+        return status;
+    }
+    *out = json;
+    return NB_OK;
+}
+
 /* The value of a key, NULL when it is missing or null. */
 static const json_t *find(const json_t *object, const char *key)
 {

@@ -19,6 +19,9 @@ nb_status nb_json_parse(const char *path, const char *text, size_t bytes,
 /* Reads a file. E_NOINPUT, E_DATA. The caller decrefs *out. */
 nb_status nb_json_load(const char *path, json_t **out) NB_MUST_CHECK;
 
+/* The same for a file that must hold an object: anything else is E_DATA. */
+nb_status nb_json_load_object(const char *path, json_t **out) NB_MUST_CHECK;
+
 /* Value of `key` in `object`. A missing or null key gives `fallback`; a wrong type or a number
  * outside [min, max] is E_DATA. `path` names the file in errors. Strings are borrowed. */
 nb_status nb_json_get_int(const char *path, const json_t *object, const char *key,

@@ -72,7 +72,7 @@ static void refuses_bad_indexes(void **state)
         const char *index, *sentence;
         nb_status status;
     } bad[] = {
-        {"[]", "weight_map is no object", NB_E_DATA},
+        {"[]", "wanted an object, found an array", NB_E_DATA},
         {"{\"weight_map\":[]}", "weight_map is no object", NB_E_DATA},
         {"{\"weight_map\":{\"a\":5}}", "gives no file for tensor a", NB_E_DATA},
         {"{\"weight_map\":{\"a\":\"\"}}", "not inside the folder", NB_E_DATA},

@@ -118,7 +118,7 @@ static void tells_faults_of_a_pipeline(void **state)
     nb_inspection *in;
     const char *index = scratch_path(state, "model_index.json");
     scratch_write_text(index, "[]");
-    assert_fails(nb_inspect(*state, &in), NB_E_DATA, "names no components");
+    assert_fails(nb_inspect(*state, &in), NB_E_DATA, "wanted an object, found an array");
     scratch_write_text(index, "{\"_class_name\":\"P\",\"transformer\":[\"diffusers\",\"T\"],"
                               "\"../x\":[\"a\",\"b\"],\"none\":[null,null]}");
     assert_ok(nb_inspect(*state, &in));

@@ -47,7 +47,7 @@ static void reads_what_is_there(void **state)
                           "\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[],\"data_offsets\":[0,1]},"
                           "\"none\":{\"dtype\":\"I64\",\"shape\":[0,7],\"data_offsets\":[4,4]}}"
                           "   ",
-                          40, &f));
+                          32, &f));
     assert_int_equal(nb_safetensors_n_tensors(f), 3);
     const nb_stored *b = nb_safetensors_find(f, "b");
     assert_non_null(b);
@@ -74,18 +74,23 @@ static void reads_what_is_there(void **state)
 static void accepts_odd_but_harmless(void **state)
 {
     (void)state;
-    static const char *const headers[] = {
-        "{}",
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[13,16]}}", /* a hole before */
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[4,4]}," /* inside another */
-        "\"b\":{\"dtype\":\"U8\",\"shape\":[16],\"data_offsets\":[0,16]}}",
-        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5],\"more\":[1]}}",
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}",
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[0,9223372036854775807],\"data_offsets\":[0,0]}}",
+    static const struct {
+        const char *header;
+        size_t bytes;
+    } files[] = {
+        {"{}", 0},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[13,16]}}", 16}, /* a hole */
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[4,4]}," /* inside another */
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[16],\"data_offsets\":[0,16]}}",
+         16},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5],\"more\":[1]}}", 5},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[0,9223372036854775807],\"data_offsets\":[0,0]}}",
+         0},
     };
-    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         nb_safetensors *f;
-        assert_ok(open_header(headers[i], 16, &f));
+        assert_ok(open_header(files[i].header, files[i].bytes, &f));
         assert_null(nb_safetensors_metadata(f, "format"));
         nb_safetensors_close(f);
     }
@@ -132,6 +137,8 @@ static const struct hostile {
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
      "\"b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[7,15]}}",
      "tensors a and b overlap"},
+    {"{}", "wanted 0 bytes of tensors, found 16"},
+    {A("\"U8\"", "[12]", "[0,12]"), "wanted 12 bytes of tensors, found 16"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
      "\"b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}",
      "tensors a and b overlap"},
