@@ -85,7 +85,7 @@ for header in '' '{' '[]' '"text"' '{"a":1}' '{"a":{}}' 'null' \
 done
 what="header without tensors"
 spoil $transformer header '{}'
-draw 65 /model/transformer x_embedder
+draw 65 /model/transformer "wanted 0 bytes of tensors"
 what="header that is not UTF-8"
 spoil $transformer header "$(printf '{"\xff":1}')"
 draw 65 $transformer
