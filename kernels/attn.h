@@ -8,9 +8,8 @@
  *
  * Shapes: q F32 [Sq, H, D], k and v F32 [Sk, Hk, D], out F32 [Sq, H, D]; strides of the two
  * outer dimensions are free (heads of a fused q|k|v row), the inner one is 1. H is a multiple
- * of Hk. rel_bias F32 [H, Sq + Sk - 1], rows may be
- * strided: a bias that depends on the distance only (T5).
- * out may not overlap q, k or v.
+ * of Hk. rel_bias F32 [H, Sq + Sk - 1], rows may be strided: a bias that depends on the
+ * distance only (T5). out may not overlap q, k or v.
  *
  * Serves joint attention (Flux), causal (CLIP), biased (T5), one wide head (VAE, D = 512).
  *

@@ -1,12 +1,13 @@
 /*
  * Small element-wise operations, F32.
  *
- * nb_embed:  y[i] = W[ids[i]] (+ add[i] where given); ids in host memory, 0 <= id < n; y [M,
- * k], add may not overlap y nb_axpy:   y += a * x, dense tensors of one shape (an Euler step);
- * one rounding (fused) nb_blend:  y = x0 + a * (x1 - x0), dense, fused; y may be x0 or x1
- * (classifier-free guidance) nb_silu:   y = x / (1 + exp(-x)), dense; y may be x nb_add:    y =
- * x0 + x1, dense; y may be x0 or x1 nb_copy:   y = x, same shape, rank <= 2, rows of either may
- * be strided
+ * nb_embed:  y[i] = W[ids[i]] (+ add[i] where given); y [M, k]; ids in host memory,
+ *            0 <= id < n; add may not overlap y
+ * nb_axpy:   y += a * x, dense tensors of one shape (an Euler step); fused: one rounding
+ * nb_blend:  y = x0 + a * (x1 - x0), dense, fused (classifier-free guidance); y may be x0 or x1
+ * nb_silu:   y = x / (1 + exp(-x)), dense; y may be x
+ * nb_add:    y = x0 + x1, dense; y may be x0 or x1
+ * nb_copy:   y = x, same shape, rank <= 2, rows of either may be strided
  */
 #ifndef NB_KERNELS_ELEMENTWISE_H
 #define NB_KERNELS_ELEMENTWISE_H
