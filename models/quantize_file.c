@@ -245,15 +245,31 @@ static nb_status tell(nb_quantize_job *job, const nb_stored *t, int64_t bytes)
     return NB_OK;
 }
 
-/* The largest magnitude; E_DATA if there is none. */
-static nb_status measure(nb_quantize_job *job, const nb_quant_source *source,
-                         const nb_weight *w, float *amax)
+/* The largest magnitude of `w`, which is made of `t`; E_DATA if there is none. */
+static nb_status measure(nb_quantize_job *job, const nb_stored *t, const nb_weight *w,
+                         float *amax)
 {
     *amax = nb_weight_amax(job->s, w);
     NB_TRY(nb_stream_sync(job->s));
     if (isfinite(*amax)) return NB_OK;
-    return nb_fail(NB_E_DATA, TENSOR_FORMAT "holds a NaN or an infinity", source->tensor->file,
-                   source->tensor->name);
+    return nb_fail(NB_E_DATA, TENSOR_FORMAT "holds a NaN or an infinity", t->file, t->name);
+}
+
+/* A model with a NaN in what is only copied is broken too: better to hear it now. */
+static nb_status check_finite(nb_quantize_job *job, const nb_stored *t)
+{
+    int64_t n = t->rank > 1 ? t->shape[0] : 1, count = nb_stored_count(t);
+    float amax;
+    if (expands(job) || count == 0) return NB_OK;
+    if (t->dtype != NB_DTYPE_F32 && t->dtype != NB_DTYPE_F16 && t->dtype != NB_DTYPE_BF16)
+        return NB_OK;
+    nb_weight w = {.data = t->data,
+                   .dtype = t->dtype,
+                   .n = n,
+                   .k = count / n,
+                   .scale = 1.0f,
+                   .device = job->s->device};
+    return measure(job, t, &w, &amax);
 }
 
 static nb_status measure_member(struct plan *p, const char *module, float *amax)
@@ -266,7 +282,7 @@ static nb_status measure_member(struct plan *p, const char *module, float *amax)
     NB_TRY(nb_quantize_decide(p->job, p->c, p->scope, t, &converts, &source));
     if (!converts) return NB_OK;
     nb_weight w = nb_quant_source_weight(p->job->s, &source);
-    NB_TRY(measure(p->job, &source, &w, &own));
+    NB_TRY(measure(p->job, t, &w, &own));
     if (own > *amax) *amax = own;
     return NB_OK;
 }
@@ -307,7 +323,7 @@ static nb_status convert(struct plan *p, const struct step *step, nb_safetensors
     float amax;
     NB_TRY(nb_quantize_decide(job, p->c, p->scope, step->tensor, &converts, &source));
     nb_weight w = nb_quant_source_weight(job->s, &source);
-    NB_TRY(measure(job, &source, &w, &amax));
+    NB_TRY(measure(job, step->tensor, &w, &amax));
     NB_TRY(measure_group(p, source.module, &amax));
     if (args->importance)
         importance = args->importance(args->importance_arg, source.module, source.k);
@@ -328,7 +344,9 @@ static nb_status carry_out(struct plan *p, nb_safetensors_writer *out)
         nb_arena_mark mark = nb_arena_save(p->job->s->arena);
         NB_TRY(tell(p->job, step->tensor, 0));
         if (step->what == COPY) {
-            status = nb_safetensors_writer_put(out, step->first, step->tensor->data);
+            status = check_finite(p->job, step->tensor);
+            if (!status)
+                status = nb_safetensors_writer_put(out, step->first, step->tensor->data);
             p->job->result.n_copied++;
         } else if (step->what == CONVERT) {
             status = convert(p, step, out);

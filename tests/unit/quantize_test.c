@@ -211,9 +211,9 @@ static void test_copies(void **state)
     static const char *const copied[] = {
         "a.bias",      "odd.weight",    "a.weights",         "ids.weight",
         "norm.weight", "kept.1.weight", "x.embedding.weight"};
-    static uint16_t halves[4 * 16];
-    for (int i = 0; i < 4 * 16; i++) halves[i] = nb_f16_from_f32(values[i]);
-    for (int i = 5; i < 7; i++) tensors[i].data = halves; /* others may be a NaN */
+    static uint16_t halves[6 * 24];
+    for (int i = 0; i < 6 * 24; i++) halves[i] = nb_f16_from_f32(values[i]);
+    tensors[2].data = tensors[5].data = tensors[6].data = halves; /* other bits may be a NaN */
     assert_ok(nb_safetensors_write(in, tensors, 9, metadata));
     nb_quantize_args args = args_of(in, out);
     args.keep = keep;
@@ -426,6 +426,7 @@ static void test_not_finite(void **state)
     const char *in = scratch_path(state, "in.safetensors");
     const char *out = scratch_path(state, "out.safetensors");
     static const float bad[] = {NAN, INFINITY, -INFINITY};
+    static const char *const keep[] = {"bad"};
     static float data[4 * 32];
     nb_stored tensors[] = {tensor("a.weight", NB_DTYPE_F32, 6, 32),
                            tensor("bad.weight", NB_DTYPE_F32, 4, 32)};
@@ -438,6 +439,9 @@ static void test_not_finite(void **state)
         args.target.format = i % 2 ? NB_QUANT_NVFP4 : NB_QUANT_FP8;
         assert_fails(run(&args), NB_E_DATA, "in.safetensors: tensor bad.weight: holds a NaN");
         check_empty(state, "in.safetensors");
+        args.keep = keep;
+        args.n_keep = 1; /* also where it is only copied */
+        assert_fails(run(&args), NB_E_DATA, "in.safetensors: tensor bad.weight: holds a NaN");
     }
 }
 

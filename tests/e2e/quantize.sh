@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# nibble quantize: folders and files in, whole output or none out, whatever happens meanwhile.
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+fp4=$models/../../fp4
+
+# A file of one BF16 matrix of zeros, 16384 columns wide, that takes no place on the disk.
+make_sparse() {
+    local rows=$2 header size
+    size=$((rows * 16384 * 2))
+    header='{"big.weight":{"dtype":"BF16","shape":['$rows',16384],"data_offsets":[0,'$size']}}'
+    while [ $((${#header} % 8)) -ne 0 ]; do header="$header "; done
+    printf '%b' "\\x$(printf '%02x' ${#header})\\0\\0\\0\\0\\0\\0\\0$header" >"$1"
+    truncate -s $((8 + ${#header} + size)) "$1"
+}
+
+# start ARGS...: in the background, until its temporary output is there.
+start() {
+    "$nibble" quantize "$@" >"$T/stdout" 2>"$T/stderr" &
+    pid=$!
+    local i
+    for ((i = 0; i < 2000; i++)); do
+        [ -z "$(find "$T/out" -name '*.tmp*' -print -quit)" ] || return 0
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.005
+    done
+    fail "no output was begun"
+    show
+}
+
+what="a file"
+run quantize "$fp4/input.safetensors" -o "$T/out/a.safetensors" --json
+expect_status 0
+check grep -q '"converted":24,"copied":0' "$T/stdout"
+check test ! -s "$T/stderr"
+run info "$T/out/a.safetensors"
+expect_status 0
+
+what="a file over itself, again and by three threads"
+cp "$T/out/a.safetensors" "$T/once.safetensors"
+run quantize "$fp4/input.safetensors" -o "$T/out/a.safetensors" -t 3
+expect_status 0
+check cmp -s "$T/out/a.safetensors" "$T/once.safetensors"
+check test "$(ls -A "$T/out")" = a.safetensors
+rm "$T"/out/*
+
+what="a pipeline, and back"
+run quantize "$models/dev" -o "$T/out/dev" --keep '*.norm*.linear' --method sweep
+expect_status 0
+check diff -r "$models/dev" "$T/out/dev" -q --exclude=transformer
+check test "$(grep -c '"norm_out.linear"' "$T/out/dev/transformer/config.json")" = 1
+check test "$(grep -c 'norm1.linear"' "$T/out/dev/transformer/config.json")" = 2
+run quantize "$T/out/dev" -o "$T/out/back" --format f32
+expect_status 0
+check test "$(grep -c quantization_config "$T/out/back/transformer/config.json")" = 0
+run image -m "$T/out/back" -p cat -o "$T/out/a.png" "${quick[@]}"
+expect_status 0
+rm -r "$T"/out/*
+
+what="components and shards"
+run quantize "$models/sharded" -o "$T/out/m" --component transformer,text_encoder_2 \
+    --component vae --dialect compressed-tensors
+expect_status 0
+check diff -r "$models/sharded" "$T/out/m" -q --exclude=transformer --exclude=text_encoder_2 \
+    --exclude=vae
+check test "$(ls "$T/out/m/transformer")" = "$(ls "$models/sharded/transformer")"
+check grep -q weight_packed "$T/out/m/transformer/diffusion_pytorch_model.safetensors.index.json"
+rm -r "$T"/out/*
+
+what="usage"
+refused 64 "wanted one file or folder" -- quantize -o "$T/out/a"
+refused 64 "wanted one file or folder" -- quantize a b -o "$T/out/a"
+refused 64 "wanted --output" -- quantize "$models/dev"
+refused 64 "--format: wanted nvfp4|mxfp4" -- quantize "$models/dev" -o "$T/out/a" --format int4
+refused 64 "no MXFP4" -- quantize "$models/dev" -o "$T/out/a" --format mxfp4 --dialect comfy
+refused 64 "a pipeline does not fit into a file" -- quantize "$models/dev" -o "$T/out/a.safetensors"
+refused 64 "--component" -- quantize "$models/dev" -o "$T/out/a" --component transformer,
+refused 64 "is named twice" -- quantize "$models/dev" -o "$T/out/a" --component vae,vae
+refused 64 "is no component" -- quantize "$models/dev" -o "$T/out/a" --component ../dev
+refused 64 "--keep: wanted" -- quantize "$models/dev" -o "$T/out/a" --keep ""
+what="input and output"
+refused 66 "no such component" -- quantize "$models/dev" -o "$T/out/a" --component unet
+refused 66 nowhere -- quantize "$T/nowhere" -o "$T/out/a"
+refused 73 "its folder is not there" -- quantize "$models/dev" -o "$T/out/no/a"
+mkdir "$T/full"
+touch "$T/full/file"
+refused 73 "is there already" -- quantize "$models/dev" -o "$T/full"
+refused 73 "is a folder" -- quantize "$fp4/input.safetensors" -o "$T/full"
+check test "$(ls "$T/full")" = file
+
+what="an infinity in the last weight of a pipeline, which is kept"
+copy_model dev
+file=$T/model/transformer/diffusion_pytorch_model.safetensors
+printf '\0\0\200\177' | dd of="$file" bs=1 conv=notrunc seek=$(($(stat -c %s "$file") - 4)) status=none
+refused 65 transformer/diffusion_pytorch_model.safetensors x_embedder "NaN or an infinity" \
+    -- quantize "$T/model" -o "$T/out/a"
+
+what="a list in the configuration, and one on the command line in its place"
+mkdir -p "$T/home/.config/nibble"
+printf 'keep = *.attn.*\nkeep = *.ff*\n' >"$T/home/.config/nibble/config"
+run quantize "$models/dev" -o "$T/out/a" --json
+few=$(grep -o '"converted":[0-9]*' "$T/stdout")
+run quantize "$models/dev" -o "$T/out/b" --json --keep nothing
+many=$(grep -o '"converted":[0-9]*' "$T/stdout")
+check test "${few#*:}" -lt "${many#*:}"
+rm -r "$T/home/.config" "$T"/out/*
+
+make_sparse "$T/big.safetensors" 16384
+what="stopped by a signal"
+for signal in INT TERM; do
+    start "$T/big.safetensors" -o "$T/out/big.safetensors"
+    kill -$signal $pid
+    status=0
+    wait $pid || status=$?
+    expect_status 75
+    check test -z "$(ls -A "$T/out")"
+done
+what="killed, and run again"
+start "$T/big.safetensors" -o "$T/out/big.safetensors"
+kill -KILL $pid
+wait $pid 2>/dev/null
+check test ! -e "$T/out/big.safetensors"
+check test -n "$(ls -A "$T/out")"
+run quantize "$T/big.safetensors" -o "$T/out/big.safetensors" -q
+expect_status 0
+check test "$(ls -A "$T/out")" = big.safetensors
+finish
