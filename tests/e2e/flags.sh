@@ -189,6 +189,17 @@ what="help of everything"
 run --help
 expect_status 0
 check grep -q "image" "$T/stdout"
+what="doctor"
+run doctor --no-check --json
+expect_status 0
+for key in processor instruction_sets variants.linear libraries device; do
+    check "$tool" get "$T/stdout" "$key" >/dev/null
+done
+run doctor --op add
+expect_status 0
+check grep -qE '^check +[1-9][0-9]* variants agree with their references, 0 do not' "$T/stdout"
+refused 64 none -- doctor --no-check none
+refused 69 cuda -- doctor --device cuda
 what="version"
 run version --json
 expect_status 0
