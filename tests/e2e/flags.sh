@@ -189,6 +189,7 @@ what="help of everything"
 run --help
 expect_status 0
 check grep -q "image" "$T/stdout"
+rm -f "$T/out/a.png"
 what="doctor"
 run doctor --no-check --json
 expect_status 0
