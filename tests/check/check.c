@@ -82,7 +82,7 @@ static int check_case(struct verdict *v, const nb_device *reference, const nb_de
         v->setup.threads = i ? 7 : 2;
         failed = check_again(v->setup, device, &c, v->message);
     }
-    v->setup.threads = 1;
+    if (!failed) v->setup.threads = 1;
     for (int i = 1; !failed && c.has_rows && i <= 2; i++) {
         v->setup.subset = i;
         failed = check_again(v->setup, device, &c, v->message);
