@@ -80,8 +80,6 @@ build_program() {
 
 run_tests() {
     install_missing "${build_packages[@]}" "${test_packages[@]}"
-    # Tests run side by side: threads that spin while they wait would take each other's processor.
-    export OMP_WAIT_POLICY=passive
     say "building build/ with its tests on $jobs processors"
     build "$here/build" all -DNB_TESTS=ON
     (cd "$here/build" && ctest --output-on-failure -j "$jobs")

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <omp.h>
-
 #include "kernels/base/cpu.h"
 
 const char *nb_compute_name(nb_compute compute)
@@ -37,6 +35,7 @@ nb_status nb_stream_create(const nb_device *device, nb_compute compute, int thre
 void nb_stream_destroy(nb_stream *s)
 {
     if (!s) return;
+    nb_pool_destroy(s->pool);
     nb_arena_destroy(s->arena);
     free(s);
 }
@@ -84,17 +83,32 @@ void nb_stream_download(nb_stream *s, void *to, nb_tensor from)
     if (s->status == NB_OK) memcpy(to, from.data, dense_bytes(from));
 }
 
+/* A job whose tasks are left out once the stop flag is up. */
+struct stoppable {
+    nb_stream *s;
+    nb_task_fn *fn;
+    void *arg;
+    atomic_int stopped;
+};
+
+static void run_unless_stopped(void *arg, int64_t task, int thread)
+{
+    struct stoppable *job = arg;
+    const atomic_int *stop = job->s->stop;
+    if (stop && atomic_load_explicit(stop, memory_order_relaxed))
+        atomic_store_explicit(&job->stopped, 1, memory_order_relaxed);
+    else
+        job->fn(job->arg, task, thread);
+}
+
 void nb_parallel(nb_stream *s, int64_t n_tasks, nb_task_fn *fn, void *arg)
 {
-    atomic_int stopped = 0;
+    struct stoppable job = {.s = s, .fn = fn, .arg = arg};
     if (s->status != NB_OK) return;
-    int n_threads = n_tasks < s->threads ? (int)(n_tasks > 0 ? n_tasks : 1) : s->threads;
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < n_tasks; task++) {
-        if (s->stop && atomic_load_explicit(s->stop, memory_order_relaxed))
-            atomic_store_explicit(&stopped, 1, memory_order_relaxed);
-        else
-            fn(arg, task, omp_get_thread_num());
+    if (!s->pool && nb_pool_create(s->threads, &s->pool) != NB_OK) {
+        nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
+        return;
     }
-    if (stopped) nb_stream_fault(s, NB_E_STOPPED, "stopped before the end");
+    nb_pool_run(s->pool, n_tasks, run_unless_stopped, &job);
+    if (job.stopped) nb_stream_fault(s, NB_E_STOPPED, "stopped before the end");
 }

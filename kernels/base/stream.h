@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "kernels/base/device.h"
+#include "kernels/base/pool.h"
 #include "kernels/base/tensor.h"
 
 /* How linears, attention and convolutions compute; everything else is F32 always.
@@ -26,6 +27,7 @@ typedef struct nb_stream {
     nb_arena *arena; /* the job's memory and the operations' scratch */
     nb_compute compute;
     int threads;            /* at least 1 */
+    nb_pool *pool;          /* of so many threads, started with the first parallel operation */
     const atomic_int *stop; /* NULL, or nonzero asks to stop: E_STOPPED */
     nb_status status;       /* the first fault, sticky */
     char message[512];      /* its sentence: faults may happen in another thread */
@@ -58,7 +60,6 @@ void nb_stream_download(nb_stream *s, void *to, nb_tensor from);
  * 0 <= thread < s->threads. Which thread runs which task is not fixed, so a task's result must
  * not depend on it: that is what makes results independent of the number of threads. Stops
  * early, with E_STOPPED, when the stop flag is up. CPU only. */
-typedef void nb_task_fn(void *arg, int64_t task, int thread);
 void nb_parallel(nb_stream *s, int64_t n_tasks, nb_task_fn *fn, void *arg);
 
 #endif
