@@ -2,6 +2,8 @@
 
 #include <assert.h>
 
+#include "kernels/fp4.h"
+
 enum { SCALE_BLOCK = 128 };
 
 static int64_t scale_blocks(int64_t k)
@@ -9,8 +11,26 @@ static int64_t scale_blocks(int64_t k)
     return (k + SCALE_BLOCK - 1) / SCALE_BLOCK;
 }
 
+static int is_fp4(const nb_weight *w)
+{
+    assert((w->dtype == NB_DTYPE_F4_E2M1X2) ==
+           (w->scale_kind == NB_SCALE_NVFP4 || w->scale_kind == NB_SCALE_MXFP4));
+    return w->dtype == NB_DTYPE_F4_E2M1X2;
+}
+
+void nb_weight_scale_values(nb_scale_kind kind, float scale, int divides,
+                            float values[NB_SCALE_CODES])
+{
+    for (int i = 0; i < NB_SCALE_CODES; i++) {
+        float value = kind == NB_SCALE_MXFP4 ? nb_f32_from_e8m0((uint8_t)i)
+                                             : nb_f32_from_e4m3((uint8_t)i);
+        values[i] = divides ? value / scale : value * scale;
+    }
+}
+
 int64_t nb_weight_row_bytes(const nb_weight *w)
 {
+    if (is_fp4(w)) return w->k / 2;
     return w->k * (int64_t)nb_dtype_bytes(w->dtype);
 }
 
@@ -24,6 +44,8 @@ nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count)
         n_scales = start / SCALE_BLOCK * scale_blocks(w.k);
     }
     w.data = (const char *)w.data + start * nb_weight_row_bytes(&w);
+    if (is_fp4(&w))
+        w.scales = (const uint8_t *)w.scales + start * (w.k >> nb_weight_block_bits(&w));
     if (n_scales) w.scales = (const char *)w.scales + n_scales * (int64_t)sizeof(float);
     w.n = count;
     return w;
@@ -32,16 +54,27 @@ nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count)
 float nb_weight_scale_at(const nb_weight *w, int64_t row, int64_t k)
 {
     int64_t at = row;
+    if (is_fp4(w)) {
+        at = (row * w->k + k) >> nb_weight_block_bits(w);
+        return w->scale_values[((const uint8_t *)w->scales)[at]];
+    }
     if (w->scale_kind == NB_SCALE_NONE) return w->scale;
     if (w->scale_kind == NB_SCALE_BLOCK128)
         at = row / SCALE_BLOCK * scale_blocks(w->k) + k / SCALE_BLOCK;
     return nb_load_f32(NB_DTYPE_F32, w->scales, at) * w->scale;
 }
 
+/* Element `i` of all, before its scale. */
+static float element_at(const nb_weight *w, int64_t i)
+{
+    if (!is_fp4(w)) return nb_load_f32(w->dtype, w->data, i);
+    int high = (i % 2 == 1) != w->high_first;
+    return nb_f32_from_e2m1(((const uint8_t *)w->data)[i / 2] >> (high ? 4 : 0));
+}
+
 void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
                           float *out)
 {
     for (int64_t i = 0; i < count; i++)
-        out[i] = nb_load_f32(w->dtype, w->data, row * w->k + k0 + i) *
-                 nb_weight_scale_at(w, row, k0 + i);
+        out[i] = element_at(w, row * w->k + k0 + i) * nb_weight_scale_at(w, row, k0 + i);
 }

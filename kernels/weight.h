@@ -5,7 +5,13 @@
  *
  *     W[i][j] = decode(data)[i][j] * block_scale(i, j) * scale
  *
- * F32, F16, BF16 and F8 rows hold k elements of their dtype.
+ * F32, F16, BF16 and F8 rows hold k elements of their dtype. F4_E2M1X2 rows hold k / 2 bytes of
+ * two codes; their blocks (16 columns for NVFP4, 32 for MXFP4; k is a multiple) have one byte
+ * of scale each, whose meaning is looked up in a table: a block scale of E4M3 with a scale or a
+ * divisor for the whole matrix, or of E8M0, is then one and the same to a decoder, with one
+ * rounding wherever the format has one:
+ *
+ *     W[i][j] = e2m1(code(i, j)) * scale_values[scales[i][j / block]]
  */
 #ifndef NB_KERNELS_WEIGHT_H
 #define NB_KERNELS_WEIGHT_H
@@ -21,17 +27,34 @@ typedef enum nb_scale_kind {
     NB_SCALE_NONE,     /* `scale` only */
     NB_SCALE_ROW,      /* F32 scales[n] */
     NB_SCALE_BLOCK128, /* F32 scales[ceil(n/128)][ceil(k/128)] */
+    NB_SCALE_NVFP4,    /* E4M3 scales[n][k/16], F4_E2M1X2 only */
+    NB_SCALE_MXFP4,    /* E8M0 scales[n][k/32], F4_E2M1X2 only */
 } nb_scale_kind;
 
 typedef struct nb_weight {
     const void *data; /* NULL means "no weight" */
-    nb_dtype dtype;   /* F32, F16, BF16, F8_E4M3 or F8_E5M2 */
+    nb_dtype dtype;   /* F32, F16, BF16, F8_E4M3, F8_E5M2 or F4_E2M1X2 */
     int64_t n, k;     /* rows (outputs), columns (inputs) */
     nb_scale_kind scale_kind;
-    const void *scales; /* as scale_kind says, NULL for NONE */
-    float scale;        /* of the whole matrix; 1 where the file has none */
+    const void *scales;        /* as scale_kind says, NULL for NONE */
+    float scale;               /* of the whole matrix; 1 where the file has none, and for FP4 */
+    const float *scale_values; /* FP4: F32 [256], what each byte of `scales` multiplies by */
+    int high_first;            /* FP4: the even column is in the high half of its byte */
     const struct nb_device *device;
 } nb_weight;
+
+enum { NB_SCALE_CODES = 256 };
+
+/* Fills scale_values of a kind of FP4 scales: each code's value, times the matrix's scale. For
+ * files that hold the reciprocal, `divides`: each code's value divided by it. */
+void nb_weight_scale_values(nb_scale_kind kind, float scale, int divides,
+                            float values[NB_SCALE_CODES]);
+
+/* log2 of the columns of a block of FP4. */
+static inline int nb_weight_block_bits(const nb_weight *w)
+{
+    return w->scale_kind == NB_SCALE_MXFP4 ? 5 : 4;
+}
 
 /* Rows start ... start+count of a weight: no copy. For NB_SCALE_BLOCK128 `start` must be a
  * multiple of 128. */

@@ -13,7 +13,8 @@
 extern "C" {
 #endif
 
-/* X(name, bytes of one element) */
+/* X(name, bytes of one element). F4_E2M1X2 is two E2M1 codes (kernels/fp4.h), counted as one
+ * element; files call it U8. */
 #define NB_DTYPE_LIST(X)                                                                       \
     X(F32, 4)                                                                                  \
     X(F16, 2)                                                                                  \
@@ -21,6 +22,7 @@ extern "C" {
     X(F8_E4M3, 1)                                                                              \
     X(F8_E5M2, 1)                                                                              \
     X(F8_E8M0, 1)                                                                              \
+    X(F4_E2M1X2, 1)                                                                            \
     X(F64, 8)                                                                                  \
     X(BOOL, 1)                                                                                 \
     X(U8, 1)                                                                                   \

@@ -101,12 +101,12 @@ static void decode_row(const struct block *b, int64_t i, int64_t unit, int64_t n
 static void prefetch_row(const struct block *b, int64_t i, int64_t unit)
 {
     const nb_weight *w = b->p->a->w;
-    int64_t row_bytes = nb_weight_row_bytes(w), element = row_bytes / w->k;
+    int64_t row_bytes = nb_weight_row_bytes(w);
     int64_t k0 = unit * b->p->isa->unit_elements;
     int64_t k1 = min_of(k0 + NB_BLOCK_UNITS * b->p->isa->unit_elements, w->k);
     const char *row = (const char *)w->data + (b->n0 + i) * row_bytes;
-    for (int64_t at = k0 * element; i < b->n && at < k1 * element; at += 64)
-        __builtin_prefetch(row + at, 0, 2);
+    int64_t begin = k0 * row_bytes / w->k, end = k1 * row_bytes / w->k;
+    for (int64_t at = begin; i < b->n && at < end; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
 static void multiply(const struct block *b, int64_t unit, int64_t n_units)

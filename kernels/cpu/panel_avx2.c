@@ -68,6 +68,36 @@ NB_ALWAYS_INLINE void decode_row(nb_dtype dtype, int rounded, const nb_weight *w
     }
 }
 
+/* 8 E2M1 codes out of 4 bytes, times their scale. */
+static vec load8_e2m1(const uint8_t *p, int high_first, vec scale)
+{
+    const vec magnitudes = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    __m128i c = _mm_cvtsi32_si128(bytes), half = _mm_set1_epi8(15);
+    __m128i low = _mm_and_si128(c, half), high = _mm_and_si128(_mm_srli_epi16(c, 4), half);
+    c = high_first ? _mm_unpacklo_epi8(high, low) : _mm_unpacklo_epi8(low, high);
+    __m256i codes = _mm256_cvtepu8_epi32(c); /* the permutation looks at 3 bits */
+    __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(codes, 3), 31);
+    vec magnitude = _mm256_permutevar8x32_ps(magnitudes, codes);
+    return vec_mul(_mm256_xor_ps(magnitude, _mm256_castsi256_ps(sign)), scale);
+}
+
+NB_ALWAYS_INLINE void decode_fp4(int rounded, const nb_weight *w, int64_t row, int64_t k0,
+                                 int64_t count, char *out, int64_t stride)
+{
+    int bits = nb_weight_block_bits(w);
+    const uint8_t *codes = (const uint8_t *)w->data + (row * w->k + k0) / 2;
+    const uint8_t *scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> bits);
+    for (int64_t at = 0; at < count; at += 16, codes += 8, out += stride) {
+        vec scale = vec_all(w->scale_values[scales[at >> bits]]);
+        vec low = load8_e2m1(codes, w->high_first, scale);
+        vec high = load8_e2m1(codes + 4, w->high_first, scale);
+        vec_store((float *)(void *)out, rounded ? vec_round_bf16(low) : low);
+        vec_store((float *)(void *)out + 8, rounded ? vec_round_bf16(high) : high);
+    }
+}
+
 #define DECODE(dtype, rounded)                                                                 \
     case NB_DTYPE_##dtype:                                                                     \
         decode_row(NB_DTYPE_##dtype, rounded, w, row, k0, count, out, stride);                 \
@@ -82,6 +112,9 @@ void nb_panel_f32_avx2(const nb_weight *w, int64_t row, int64_t k0, int64_t coun
         DECODE(BF16, 0)
         DECODE(F8_E4M3, 0)
         DECODE(F8_E5M2, 0)
+    case NB_DTYPE_F4_E2M1X2:
+        decode_fp4(0, w, row, k0, count, out, stride);
+        break;
     default:
         assert(!"a weight type without a decoder");
     }
@@ -96,6 +129,9 @@ void nb_panel_rounded_avx2(const nb_weight *w, int64_t row, int64_t k0, int64_t 
         DECODE(BF16, 1)
         DECODE(F8_E4M3, 1)
         DECODE(F8_E5M2, 1)
+    case NB_DTYPE_F4_E2M1X2:
+        decode_fp4(1, w, row, k0, count, out, stride);
+        break;
     default:
         assert(!"a weight type without a decoder");
     }

@@ -33,6 +33,20 @@ static inline __attribute__((always_inline)) void decode_row(nb_dtype dtype, int
     }
 }
 
+static inline __attribute__((always_inline)) void decode_fp4(int rounded, const nb_weight *w,
+                                                             int64_t row, int64_t k0,
+                                                             int64_t count, char *out,
+                                                             int64_t stride)
+{
+    int bits = nb_weight_block_bits(w);
+    const uint8_t *codes = (const uint8_t *)w->data + (row * w->k + k0) / 2;
+    const uint8_t *scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> bits);
+    for (int64_t at = 0; at < count; at += 16, codes += 8, out += stride) {
+        __m512 v = nb_load16_e2m1(codes, w->high_first, w->scale_values[scales[at >> bits]]);
+        _mm512_store_ps(out, rounded ? nb_round_bf16_avx512(v) : v);
+    }
+}
+
 #define DECODE(dtype, rounded)                                                                 \
     case NB_DTYPE_##dtype:                                                                     \
         decode_row(NB_DTYPE_##dtype, rounded, w, row, k0, count, out, stride);                 \
@@ -47,6 +61,9 @@ void nb_panel_f32_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_t co
         DECODE(BF16, 0)
         DECODE(F8_E4M3, 0)
         DECODE(F8_E5M2, 0)
+    case NB_DTYPE_F4_E2M1X2:
+        decode_fp4(0, w, row, k0, count, out, stride);
+        break;
     default:
         assert(!"a weight type without a decoder");
     }
@@ -61,6 +78,9 @@ void nb_panel_rounded_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_
         DECODE(BF16, 1)
         DECODE(F8_E4M3, 1)
         DECODE(F8_E5M2, 1)
+    case NB_DTYPE_F4_E2M1X2:
+        decode_fp4(1, w, row, k0, count, out, stride);
+        break;
     default:
         assert(!"a weight type without a decoder");
     }

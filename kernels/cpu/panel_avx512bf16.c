@@ -35,6 +35,22 @@ static inline __attribute__((always_inline)) void decode_row(nb_dtype dtype, con
     }
 }
 
+static void decode_fp4(const nb_weight *w, int64_t row, int64_t k0, int64_t count, char *out,
+                       int64_t stride)
+{
+    int bits = nb_weight_block_bits(w);
+    const uint8_t *codes = (const uint8_t *)w->data + (row * w->k + k0) / 2;
+    const uint8_t *scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> bits);
+    for (int64_t at = 0; at < count; at += 32, codes += 16, out += stride) {
+        __m512 low = nb_load16_e2m1(codes, w->high_first, w->scale_values[scales[at >> bits]]);
+        __m512 high = _mm512_setzero_ps();
+        if (at + 16 < count)
+            high = nb_load16_e2m1(codes + 8, w->high_first,
+                                  w->scale_values[scales[(at + 16) >> bits]]);
+        _mm512_store_si512((void *)out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
 /* BF16 without a scale needs no arithmetic. */
 static void copy_row(const nb_weight *w, int64_t row, int64_t k0, int64_t count, char *out,
                      int64_t stride)
@@ -67,6 +83,9 @@ void nb_panel_bf16_avx512bf16(const nb_weight *w, int64_t row, int64_t k0, int64
         DECODE(BF16)
         DECODE(F8_E4M3)
         DECODE(F8_E5M2)
+    case NB_DTYPE_F4_E2M1X2:
+        decode_fp4(w, row, k0, count, out, stride);
+        break;
     default:
         assert(!"a weight type without a decoder");
     }

@@ -31,7 +31,8 @@ nb_tensor nb_check_out_dense(nb_check *c, int rank, const int64_t *shape);
 nb_tensor nb_check_inout(nb_check *c, int rank, const int64_t *shape);
 nb_tensor nb_check_inout_dense(nb_check *c, int rank, const int64_t *shape);
 
-/* Dense input of another type: F32, F16, BF16, F8_E4M3, F8_E5M2; I32: uniform in [0, limit). */
+/* Dense input of another type: F32, F16, BF16, F8_E4M3, F8_E5M2; F8_E8M0: small powers of two;
+ * F4_E2M1X2: any codes, but zeros where the input is zeros; I32: uniform in [0, limit). */
 nb_tensor nb_check_in_typed(nb_check *c, nb_dtype dtype, int rank, const int64_t *shape,
                             int64_t limit);
 

@@ -58,6 +58,8 @@ static void store(nb_dtype dtype, void *data, int64_t i, float value, int64_t li
 {
     uint16_t half = dtype == NB_DTYPE_BF16 ? nb_bf16_from_f32(value) : nb_f16_from_f32(value);
     uint8_t byte = dtype == NB_DTYPE_F8_E4M3 ? nb_e4m3_from_f32(value) : (uint8_t)(half >> 8);
+    if (dtype == NB_DTYPE_F8_E8M0) byte = (uint8_t)(123 + (dice & 7));
+    if (dtype == NB_DTYPE_F4_E2M1X2) byte = value != 0 ? (uint8_t)dice : 0;
     int32_t index = (int32_t)(limit ? dice % (uint64_t)limit : 0);
     switch (nb_dtype_bytes(dtype)) {
     case 1:
