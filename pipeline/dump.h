@@ -1,5 +1,5 @@
 /*
- * Everything worth comparing of a run, in one safetensors file (interfaces.md 1, --dump):
+ * Everything worth comparing of a run, in one safetensors file:
  *     prompt_embeds [1, S_t, D]     pooled_prompt_embeds [1, P]      sigmas [N+1]
  *     noise [B, C, h, w]            latents.0 ... latents.N [B, S_i, 4C], velocity.i likewise
  *     image [B, 3, H, W], 0 .. 1

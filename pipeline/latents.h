@@ -4,7 +4,7 @@
  *
  * planes [C, 2R, 2W]  as noise is drawn and as the VAE reads them
  * packed [R*W, 4C]    as the transformer reads them: a token is 2x2 latents, its channels are
- *                     (c, dy, dx), c slowest (flux.md 3.1)
+ *                     (c, dy, dx), c slowest
  *
  * Host memory, one thread.
  */

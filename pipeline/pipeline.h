@@ -1,6 +1,6 @@
 /*
- * A FLUX.1 pipeline on disk: a diffusers directory as published (flux.md 1.2), single files in
- * the place of some of its parts, or single files alone (flux.md 1.5). Opening it checks
+ * A FLUX.1 pipeline on disk: a diffusers directory as published, single files in
+ * the place of some of its parts, or single files alone. Opening it checks
  * model_index.json's classes and reads every component's config; the components themselves are
  * opened when they are needed and can be closed again, so that the text encoders' pages are
  * given back before the transformer runs.

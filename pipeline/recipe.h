@@ -1,5 +1,5 @@
 /*
- * What a picture's file says about it (interfaces.md 3): everything that is needed to make it
+ * What a picture's file says about it: everything that is needed to make it
  * again, as JSON under `nibble`, and A1111's one-paragraph form under `parameters`.
  *
  * JSON, in this order: nibble (version), task "txt2img", prompt, negative_prompt (string or

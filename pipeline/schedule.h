@@ -1,6 +1,6 @@
 /*
  * The noise levels of a picture: diffusers' FlowMatchEulerDiscreteScheduler, bit for bit in
- * F32. Source: flux.md 4; Esser et al. 2024 (shift of the noise level with the resolution).
+ * F32. Esser et al. 2024 (shift of the noise level with the resolution).
  *
  *     s_i = linspace(1, 1/N, N)  ->  shift, static or by the number of image tokens  -> sigma_i
  *     sigma_N = 0;  x += (sigma_{i+1} - sigma_i) * v(x, t_i);  t_i = (1000 sigma_i) / 1000, all

@@ -66,7 +66,7 @@ typedef struct nb_picture {
     int64_t width, height;
     uint8_t *rgb;           /* [height, width, 3] */
     char sha256[65];        /* of rgb, in hex */
-    const char *recipe;     /* the `nibble` text: JSON (interfaces.md 3) */
+    const char *recipe;     /* the `nibble` text: JSON */
     const char *parameters; /* A1111's `parameters` text */
 } nb_picture;
 

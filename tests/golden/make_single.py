@@ -4,7 +4,7 @@
 
 No config files: all that is not in the tensors' shapes is FLUX.1's own (head_dim 128 with axes 16, 56, 56; CLIP and T5
 heads of 64; quick_gelu; 32 groups in the VAE; scaling 0.3611, shift 0.1159; dynamic shift with a guidance embedder).
-Traps: the final layer's halves are (shift, scale) and the VAE's decoder levels are reversed (flux.md 10.1, 10.2), fused
+Traps: the final layer's halves are (shift, scale) and the VAE's decoder levels are reversed, fused
 qkv and linear1 with one scale, attention as 1x1 convolutions, text_projection and position_ids to be ignored, T5's
 embedding stored twice.  The files are read back by diffusers' own single-file converters.
 """
