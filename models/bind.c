@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/packed.h"
+
 enum { NAME_BYTES = 256, SCALE_BLOCK = 128 };
 
 #define TENSOR_FORMAT "%s: tensor %.300s: "
@@ -30,7 +32,7 @@ enum { NAME_BYTES = 256, SCALE_BLOCK = 128 };
 
 static const nb_stored *wanted(nb_binder *b, const char *name)
 {
-    const nb_stored *t = nb_checkpoint_find(b->checkpoint, name);
+    const nb_stored *t = nb_checkpoint_find_matrix(b->checkpoint, name);
     if (!t)
         b->status = nb_fail(NB_E_DATA, "%s: tensor %s is missing",
                             nb_checkpoint_path(b->checkpoint), name);
@@ -206,10 +208,38 @@ static nb_status lacks_scale(const nb_stored *t)
 
 /* --- binding --- */
 
+/* Parts of the product that are not in the matrix. */
+static nb_status refuse_extras(const nb_binder *b, const nb_stored *t)
+{
+    static const char *const extras[] = {"pre_quant_scale", "svdquant_lora_a",
+                                         "svdquant_lora_b", "weight_zero_point"};
+    const char *dot = strrchr(t->name, '.');
+    int stem = dot ? (int)(dot - t->name) : 0;
+    char name[NAME_BYTES + 32];
+    for (size_t i = 0; i < sizeof extras / sizeof *extras; i++) {
+        snprintf(name, sizeof name, "%.*s.%s", stem, t->name, extras[i]);
+        if (nb_checkpoint_find(b->checkpoint, name))
+            return nb_fail(NB_E_DATA, TENSOR_FORMAT "a weight with %s cannot be computed yet",
+                           t->file, t->name, extras[i]);
+    }
+    return NB_OK;
+}
+
+static nb_status bind_packed(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
+                             nb_weight *out)
+{
+    nb_packed p;
+    NB_TRY(nb_packed_find(b->checkpoint, t, n, &p));
+    if (p.n != n || p.k != k) return wrong_shape(t, 2, (const int64_t[]){n, k / 2});
+    return nb_packed_weight(&p, b->device, b->arena, out);
+}
+
 static nb_status bind_matrix(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
                              nb_weight *out)
 {
     const nb_stored *scale;
+    NB_TRY(refuse_extras(b, t));
+    if (t->dtype == NB_DTYPE_U8) return bind_packed(b, t, n, k, out);
     NB_TRY(check_type(t, is_matrix_type(t->dtype), "F32, F16, BF16, F8_E4M3 or F8_E5M2"));
     NB_TRY(check_matrix_shape(t, n, k));
     nb_weight w = {.data = t->data, .dtype = t->dtype, .n = n, .k = k, .scale = 1.0f};

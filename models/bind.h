@@ -4,13 +4,16 @@
  * binder.status at its end. Wrong shape, type or a missing tensor gives a sentence with file,
  * tensor, wanted and found.
  *
- * Matrices (F32, F16, BF16, F8_E4M3, F8_E5M2) stay where they are, views into the mapping;
- * vectors are copied to F32 in the arena. A matrix `X.weight` with a scale beside it
+ * Matrices (F32, F16, BF16, F8_E4M3, F8_E5M2, and 4-bit ones, models/packed.h) stay where they
+ * are, views into the mapping; vectors are copied to F32 in the arena. A matrix `X.weight` with
+ * a scale beside it
  * (`X.weight_scale`, `X.scale_weight`: one number or one per row; or `X.weight_scale_inv`: one
  * per 128x128 block, or one number) is bound with it. A checkpoint that says scaled FP8 (a
  * `scaled_fp8` tensor, or any such scale) and lacks the scale of an F8 tensor is refused; where
- * there is no scale at all, F8 is a plain cast and means what it says. Tensors that nobody asks
- * for are no error.
+ * there is no scale at all, F8 is a plain cast and means what it says. 4 bits without a scale
+ * mean nothing and are refused, and so is a matrix with a part that belongs to the product and
+ * cannot be taken into account (a scale of the input channels, a low-rank branch, zero points).
+ * Other tensors that nobody asks for are no error.
  */
 #ifndef NB_MODELS_BIND_H
 #define NB_MODELS_BIND_H

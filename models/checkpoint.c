@@ -278,6 +278,15 @@ const nb_stored *nb_checkpoint_find(const nb_checkpoint *c, const char *name)
     return nb_stored_find(c->by_name, c->n_tensors, name);
 }
 
+const nb_stored *nb_checkpoint_find_matrix(const nb_checkpoint *c, const char *name)
+{
+    char packed[512];
+    const nb_stored *t = nb_checkpoint_find(c, name);
+    if (t || !nb_name_ends_with(name, ".weight")) return t;
+    snprintf(packed, sizeof packed, "%s_packed", name);
+    return nb_checkpoint_find(c, packed);
+}
+
 int nb_checkpoint_n_files(const nb_checkpoint *c)
 {
     return c->n_files;

@@ -23,6 +23,10 @@ int64_t nb_checkpoint_n_tensors(const nb_checkpoint *c);
 const nb_stored *nb_checkpoint_tensor(const nb_checkpoint *c, int64_t index);  /* by name */
 const nb_stored *nb_checkpoint_find(const nb_checkpoint *c, const char *name); /* or NULL */
 
+/* `name`, X.weight; or X.weight_packed, as compressed-tensors calls its codes. NULL: neither.
+ */
+const nb_stored *nb_checkpoint_find_matrix(const nb_checkpoint *c, const char *name);
+
 /* For dialects (models/canonical.h): the checkpoint's tensors are these from now on, views of
  * its files or of `storage`, which it takes on success. Once for a checkpoint. E_DATA if two
  * have one name. */

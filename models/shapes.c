@@ -17,7 +17,7 @@ static const nb_stored *find(const struct reader *r, const char *name)
 {
     char full[NAME_BYTES];
     snprintf(full, sizeof full, "%s%s", r->prefix, name);
-    return nb_checkpoint_find(r->checkpoint, full);
+    return nb_checkpoint_find_matrix(r->checkpoint, full);
 }
 
 /* Size of dimension `dim` of a tensor that must be there; at least 1. */
@@ -25,7 +25,10 @@ static json_int_t size_of(struct reader *r, const char *name, int dim)
 {
     const nb_stored *t = find(r, name);
     if (r->status) return 1;
-    if (t && dim < t->rank && t->shape[dim] > 0) return t->shape[dim];
+    if (t && dim < t->rank && t->shape[dim] > 0) {
+        int codes = t->dtype == NB_DTYPE_U8 && dim == 1 ? 2 : 1; /* models/packed.h */
+        return t->shape[dim] * codes;
+    }
     r->status = t ? nb_fail(NB_E_DATA, "%s: tensor %s: dimension %d is not there or empty",
                             t->file, t->name, dim)
                   : nb_fail(NB_E_DATA, "%s: tensor %s%s is missing",
