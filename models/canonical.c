@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/packed.h"
+
 enum { NAME_BYTES = 512, MAX_PIECES = 4, MAX_NUMBERS = 2, SCALE_BLOCK = 128 };
 
 #define TENSOR_FORMAT "%s: tensor %.300s: "
@@ -177,6 +179,11 @@ static nb_stored *add_tensor(struct view *v, const char *name, const nb_stored *
     return t;
 }
 
+static int64_t round_up(int64_t n, int64_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
 /* Rows begin ... end of a matrix of n_rows, of what belongs to it: the matrix, its bias, scales
  * of rows or of blocks of rows; one number belongs to all rows. */
 static nb_status cut_rows(nb_stored *t, const nb_stored *whole, int64_t n_rows, int64_t begin,
@@ -186,6 +193,9 @@ static nb_status cut_rows(nb_stored *t, const nb_stored *whole, int64_t n_rows, 
     if (nb_stored_count(whole) == 1) return NB_OK;
     int64_t rows = whole->rank > 0 ? whole->shape[0] : 0;
     if (rows > 0 && rows == n_rows) unit = 1;
+    if (rows > 0 && whole->dtype == NB_DTYPE_U8 &&
+        rows == round_up(n_rows, NB_COMFY_ROW_MULTIPLE))
+        unit = 1;
     if (rows > 0 && !unit && whole->rank == 2 && rows == n_rows / SCALE_BLOCK &&
         begin % SCALE_BLOCK == 0 && end % SCALE_BLOCK == 0 && n_rows % SCALE_BLOCK == 0)
         unit = SCALE_BLOCK;
@@ -212,18 +222,55 @@ static nb_status swap_halves(struct view *v, nb_stored *t, const nb_stored *whol
     if (!data) return NB_E_SYSTEM;
     memcpy(data, second.data, second.bytes);
     memcpy(data + second.bytes, first.data, first.bytes);
+    t->shape[0] = first.shape[0] + second.shape[0];
     t->data = data;
+    t->bytes = first.bytes + second.bytes;
     return NB_OK;
 }
 
-/* The first dimension of stem + tail, 0 if there is no such tensor. */
-static int64_t rows_of(const struct view *v, const char *stem, size_t stem_bytes,
-                       const char *tail)
+/* Rows of a matrix's scales in tiles (models/packed.h): from `first` on, around the end. */
+static nb_status cut_tiles(struct view *v, nb_stored *t, const nb_packed *whole, int64_t first,
+                           int64_t count)
+{
+    int64_t columns = whole->k / NB_NVFP4_BLOCK, rows = round_up(count, NB_TILE_ROWS);
+    int64_t row_bytes = round_up(columns, NB_TILE_COLUMNS);
+    const uint8_t *from = whole->scales->data;
+    t->shape[0] = rows;
+    t->bytes = (size_t)(rows * row_bytes);
+    if (first % NB_TILE_ROWS == 0 && first + count <= whole->n) { /* whole tiles */
+        t->data = from + first * row_bytes;
+        return NB_OK;
+    }
+    uint8_t *to = nb_arena_alloc(v->storage, t->bytes);
+    if (!to) return NB_E_SYSTEM;
+    memset(to, 0, t->bytes);
+    for (int64_t row = 0; row < count; row++)
+        for (int64_t i = 0; i < columns; i++)
+            to[nb_tiled_place(row, i, columns)] =
+                from[nb_tiled_place((first + row) % whole->n, i, columns)];
+    t->data = to;
+    return NB_OK;
+}
+
+static const nb_stored *beside(const struct view *v, const char *module, size_t module_bytes,
+                               const char *tail)
 {
     char name[NAME_BYTES];
-    snprintf(name, sizeof name, "%.*s%s", (int)stem_bytes, stem, tail);
-    const nb_stored *t = nb_checkpoint_find(v->checkpoint, name);
-    return t && t->rank > 0 ? t->shape[0] : 0;
+    snprintf(name, sizeof name, "%.*s%s", (int)module_bytes, module, tail);
+    return nb_checkpoint_find_matrix(v->checkpoint, name);
+}
+
+/* Rows of a module's matrix, 0 if there is none; packed ones may be padded, which only a bias
+ * tells. */
+static int64_t rows_of(const struct view *v, const char *module, size_t module_bytes)
+{
+    const nb_stored *t = beside(v, module, module_bytes, ".weight");
+    const nb_stored *bias = beside(v, module, module_bytes, ".bias");
+    if (!t || t->rank < 1) return 0;
+    if (t->dtype == NB_DTYPE_U8 && bias && bias->rank == 1 &&
+        round_up(bias->shape[0], NB_COMFY_ROW_MULTIPLE) == t->shape[0])
+        return bias->shape[0];
+    return t->shape[0];
 }
 
 /* How high the parts of a fused matrix are: ends[i] is where part i ends. 0 if it cannot be. */
@@ -231,10 +278,13 @@ static int find_cuts(const struct view *v, const struct rule *rule, const char *
                      size_t module_bytes, int64_t ends[MAX_PIECES])
 {
     static const char linear1[] = "linear1";
-    int64_t n_rows = rows_of(v, module, module_bytes, ".weight"), part = n_rows / 3;
+    int64_t n_rows = rows_of(v, module, module_bytes), part = n_rows / 3;
     int exact = n_rows > 0 && n_rows % 3 == 0;
     if (rule->cut == THREE_REST) {
-        part = rows_of(v, module, module_bytes - strlen(linear1), "linear2.weight");
+        char linear2[NAME_BYTES];
+        int n = snprintf(linear2, sizeof linear2, "%.*slinear2",
+                         (int)(module_bytes - strlen(linear1)), module);
+        part = rows_of(v, linear2, (size_t)n);
         exact = part > 0 && part <= (n_rows - 1) / 3;
     }
     if (!exact) return 0;
@@ -253,6 +303,34 @@ static nb_status no_memory(const struct view *v)
     return nb_fail(NB_E_SYSTEM, "%s: out of memory", nb_checkpoint_path(v->checkpoint));
 }
 
+/* What lies beside a matrix and is not its rows': notes, and what its input is for. */
+static int is_of_all_rows(const char *rest)
+{
+    static const char *const tails[] = {".comfy_quant", ".weight_shape", ".pre_quant_scale",
+                                        ".svdquant_lora_a"};
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++)
+        if (strcmp(rest, tails[i]) == 0) return 1;
+    return 0;
+}
+
+/* Rows begin ... end of whatever belongs to a matrix of n_rows; behind n_rows it goes on at the
+ * first. */
+static nb_status take_rows(struct view *v, nb_stored *t, const nb_stored *whole,
+                           const char *rest, int64_t n_rows, int64_t begin, int64_t end)
+{
+    const nb_stored *codes = NULL;
+    nb_packed packed;
+    if (is_of_all_rows(rest)) return NB_OK;
+    if (strcmp(rest, ".weight_scale") == 0)
+        codes = beside(v, whole->name, (size_t)(rest - whole->name), ".weight");
+    /* What does not fit is the binder's to tell, of what is bound. */
+    if (codes && codes->dtype == NB_DTYPE_U8 && whole->dtype == NB_DTYPE_F8_E4M3 &&
+        nb_packed_find(v->checkpoint, codes, n_rows, &packed) == NB_OK && packed.is_tiled)
+        return cut_tiles(v, t, &packed, begin, end - begin);
+    if (end > n_rows) return swap_halves(v, t, whole, n_rows);
+    return cut_rows(t, whole, n_rows, begin, end);
+}
+
 /* Adds what tensor `whole` becomes; `rest` is the part of its name that the rule leaves. */
 static nb_status apply(struct view *v, const struct rule *rule, const int numbers[MAX_NUMBERS],
                        const nb_stored *whole, const char *rest)
@@ -261,14 +339,15 @@ static nb_status apply(struct view *v, const struct rule *rule, const int number
     int64_t begin = 0, ends[MAX_PIECES] = {0};
     int fused = rule->cut == THIRDS || rule->cut == THREE_REST;
     if (fused && !find_cuts(v, rule, whole->name, module_bytes, ends)) return cannot_cut(whole);
-    int64_t n_rows = rows_of(v, whole->name, module_bytes, ".weight");
+    int64_t n_rows = rows_of(v, whole->name, module_bytes), half = n_rows / 2;
     for (int i = 0; i < MAX_PIECES && rule->to[i]; i++) {
         char name[NAME_BYTES];
         expand(rule->to[i], numbers, v->n_levels, rest, name);
         nb_stored *t = add_tensor(v, name, whole);
         if (!t) return no_memory(v);
-        if (fused) NB_TRY(cut_rows(t, whole, n_rows, begin, ends[i]));
-        if (rule->cut == SWAP) NB_TRY(swap_halves(v, t, whole, n_rows));
+        if (fused) NB_TRY(take_rows(v, t, whole, rest, n_rows, begin, ends[i]));
+        if (rule->cut == SWAP)
+            NB_TRY(take_rows(v, t, whole, rest, n_rows, half, half + n_rows));
         begin = ends[i];
     }
     return NB_OK;
