@@ -12,6 +12,7 @@
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
 #include "models/canonical.h"
+#include "models/packed.h"
 
 enum { NAME_BYTES = 256 };
 
@@ -54,14 +55,29 @@ static const nb_stored *find(const nb_component *c, const char *name)
 {
     char full[NAME_BYTES];
     snprintf(full, sizeof full, "%s%s", c->prefix, name);
-    return nb_checkpoint_find(c->checkpoint, full);
+    return nb_checkpoint_find_matrix(c->checkpoint, full);
+}
+
+static int is_matrix(const nb_stored *t)
+{
+    return t->rank == 2 && (nb_name_ends_with(t->name, ".weight") ||
+                            nb_name_ends_with(t->name, ".weight_packed"));
+}
+
+/* A matrix of 4-bit codes with all that belongs to it? */
+static int is_packed(const nb_component *c, const nb_stored *t, nb_packed *p)
+{
+    return is_matrix(t) && t->dtype == NB_DTYPE_U8 &&
+           nb_packed_find(c->checkpoint, t, 0, p) == NB_OK;
 }
 
 /* Size of dimension `dim` of a tensor, 0 if it has none. */
 static long long size_of(const nb_component *c, const char *name, int dim)
 {
     const nb_stored *t = find(c, name);
-    return t && dim < t->rank ? (long long)t->shape[dim] : 0;
+    nb_packed packed;
+    long long codes = t && dim == 1 && is_packed(c, t, &packed) ? 2 : 1; /* in a byte */
+    return t && dim < t->rank ? codes * (long long)t->shape[dim] : 0;
 }
 
 /* How many of before0after, before1after ... there are. */
@@ -82,15 +98,62 @@ int nb_component_owns(const nb_component *component, const nb_stored *t)
 static int is_scale(const char *name)
 {
     static const char *const suffixes[] = {
-        ".weight_scale", ".scale_weight", ".weight_scale_inv", ".weight_scale_2",
-        ".input_scale",  ".scale_input",  "scaled_fp8"};
+        ".weight_scale",       ".scale_weight", ".weight_scale_inv", ".weight_scale_2",
+        ".input_scale",        ".scale_input",  "scaled_fp8",        ".weight_global_scale",
+        ".input_global_scale", ".comfy_quant",  ".weight_shape"};
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (nb_name_ends_with(name, suffixes[i])) return 1;
     return 0;
 }
 
+/* --- quantised layers --- */
+
+enum { LAYER_NVFP4, LAYER_MXFP4, LAYER_FP8, LAYER_PLAIN, LAYER_UNKNOWN, N_LAYER_KINDS };
+
+struct layers {
+    int64_t n[N_LAYER_KINDS];
+    const char *dialect; /* of the 4-bit ones */
+};
+
+static void count_layer(const nb_component *c, const nb_stored *t, struct layers *layers)
+{
+    static const char *const dialects[NB_FP4_RULE_COUNT] = {
+        [NB_FP4_MODELOPT] = "Model-Optimizer",
+        [NB_FP4_COMPRESSED_TENSORS] = "compressed-tensors",
+        [NB_FP4_COMFY] = "ComfyUI"};
+    nb_packed p;
+    if (!is_matrix(t)) return;
+    if (t->dtype == NB_DTYPE_F8_E4M3 || t->dtype == NB_DTYPE_F8_E5M2) {
+        layers->n[LAYER_FP8]++;
+    } else if (t->dtype != NB_DTYPE_U8) {
+        layers->n[LAYER_PLAIN]++;
+    } else if (is_packed(c, t, &p)) {
+        layers->n[p.kind == NB_SCALE_MXFP4 ? LAYER_MXFP4 : LAYER_NVFP4]++;
+        layers->dialect = dialects[p.dialect];
+    } else {
+        layers->n[LAYER_UNKNOWN]++;
+    }
+}
+
+static void describe_layers(nb_component *c, const struct layers *layers)
+{
+    static const char *const kinds[N_LAYER_KINDS] = {"NVFP4", "MXFP4", "FP8", "plain",
+                                                     "unreadable"};
+    size_t size = sizeof c->quantization;
+    size_t used = (size_t)snprintf(c->quantization, size, "%s, layers:", layers->dialect);
+    const char *separator = " ";
+    for (int i = 0; i < N_LAYER_KINDS && used < size; i++) {
+        if (!layers->n[i]) continue;
+        used += (size_t)snprintf(c->quantization + used, size - used, "%s%lld %s", separator,
+                                 (long long)layers->n[i], kinds[i]);
+        separator = ", ";
+    }
+}
+
 static void count_tensors(nb_component *c)
 {
+    struct layers layers = {.dialect = NULL};
+    nb_packed packed;
     int64_t n = nb_checkpoint_n_tensors(c->checkpoint);
     int scaled = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -106,14 +169,17 @@ static void count_tensors(nb_component *c)
         if (is_scale(t->name))
             scaled = 1;
         else
-            c->n_parameters += elements;
+            c->n_parameters += is_packed(c, t, &packed) ? packed.n * packed.k : elements;
+        count_layer(c, t, &layers);
     }
     int64_t f8 = c->dtypes[NB_DTYPE_F8_E4M3].elements + c->dtypes[NB_DTYPE_F8_E5M2].elements;
     int64_t integers = c->dtypes[NB_DTYPE_U8].elements + c->dtypes[NB_DTYPE_I8].elements;
-    c->quantization = integers ? "of an unknown kind"
-                      : !f8    ? "none"
-                      : scaled ? "FP8, scaled"
-                               : "FP8, plain cast";
+    const char *text = integers ? "of an unknown kind"
+                       : !f8    ? "none"
+                       : scaled ? "FP8, scaled"
+                                : "FP8, plain cast";
+    snprintf(c->quantization, sizeof c->quantization, "%s", text);
+    if (layers.dialect) describe_layers(c, &layers);
 }
 
 /* --- what a component is --- */
@@ -199,7 +265,7 @@ static nb_status add_component(nb_inspection *in, const char *name, const char *
                        NB_INSPECT_MAX_COMPONENTS);
     nb_component *c = &in->components[in->n_components++];
     c->layout = c->prefix = "";
-    c->quantization = "none";
+    snprintf(c->quantization, sizeof c->quantization, "none");
     c->name = strdup(name);
     c->class_name = strdup(class_name);
     if (!c->name || !c->class_name) return short_of_memory(in);

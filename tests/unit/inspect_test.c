@@ -69,6 +69,32 @@ static void tells_fp8(void **state)
     }
 }
 
+static void counts_layers_of_4_bits(void **state)
+{
+    static const struct {
+        const char *file, *quantization;
+    } cases[] = {
+        {"modelopt-nvfp4", "Model-Optimizer, layers: "},
+        {"comfy-nvfp4", "ComfyUI, layers: "},
+        {"compressed-tensors-nvfp4", "compressed-tensors, layers: "},
+        {"compressed-tensors-mxfp4", "compressed-tensors, layers: "},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[96];
+        nb_inspection *in;
+        snprintf(path, sizeof path, "golden/fp4/%s.safetensors", cases[i].file);
+        assert_ok(nb_inspect(path, &in));
+        const char *text = in->components[0].quantization, *kind = strrchr(cases[i].file, '-');
+        size_t n = strlen(cases[i].quantization);
+        if (strncmp(text, cases[i].quantization, n) != 0 || strtol(text + n, NULL, 10) < 10 ||
+            !strstr(text, strcmp(kind, "-nvfp4") == 0 ? "NVFP4" : "MXFP4") ||
+            strstr(text, "unreadable"))
+            fail_msg("%s: %s", path, text);
+        nb_inspection_destroy(in);
+    }
+}
+
 /* ComfyUI's all-in-one files hold the parts under prefixes. */
 static void tells_parts_of_one_file(void **state)
 {
@@ -133,8 +159,11 @@ static void tells_faults_of_a_pipeline(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(tells_a_pipeline),           T(tells_fp8),
-        T(tells_parts_of_one_file),    T(tells_what_it_does_not_know),
+        T(tells_a_pipeline),
+        T(tells_fp8),
+        T(counts_layers_of_4_bits),
+        T(tells_parts_of_one_file),
+        T(tells_what_it_does_not_know),
         T(tells_faults_of_a_pipeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
