@@ -41,6 +41,18 @@ typedef struct nb_gemm_span {
     int accumulate; /* 0: sums begin at 0 */
 } nb_gemm_span;
 
+/* Few rows of x: weights are the lanes, decoded as for a tile but 32 rows to a chunk. */
+enum { NB_FEW_ROWS = 8, NB_FEW_LANES = 32 };
+
+typedef struct nb_few_span {
+    const void *w; /* [ceil(units / 16)][NB_FEW_LANES], 64 bytes each */
+    const void *x; /* [rows][NB_BLOCK_UNITS] */
+    int units, rows;
+} nb_few_span;
+
+/* Adds to c [2][NB_FEW_ROWS][16], 64-byte aligned. */
+typedef void nb_few_fn(float *c, const nb_few_span *s);
+
 /* c [rows][lanes], 64-byte aligned; lanes is that of the full or of the half tile. */
 typedef void nb_gemm_tile_fn(float *c, const nb_gemm_span *s);
 
@@ -83,9 +95,11 @@ typedef struct nb_gemm_isa {
     nb_panel_decode_fn *decode_f32; /* to F32 units whatever the policy, not rounded */
     nb_pack_filter_fn *pack_filter;
     nb_pack_pixels_fn *pack_pixels;
+    nb_few_fn *few; /* NULL: few rows go through the tiles too */
 } nb_gemm_isa;
 
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
+void nb_linear_few(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
 void nb_conv2d_gemm(nb_stream *s, const nb_conv2d_args *a, const nb_gemm_isa *isa);
 
 nb_gemm_tile_fn nb_gemm_tile_f32_full_avx2, nb_gemm_tile_f32_half_avx2;
@@ -105,5 +119,6 @@ nb_pack_filter_fn nb_pack_filter_f32_avx512, nb_pack_filter_rounded_avx512;
 nb_pack_filter_fn nb_pack_filter_bf16_avx512bf16;
 nb_pack_pixels_fn nb_pack_pixels_f32_avx512, nb_pack_pixels_rounded_avx512;
 nb_pack_pixels_fn nb_pack_pixels_bf16_avx512bf16;
+nb_few_fn nb_few_f32_avx512, nb_few_bf16_avx512bf16;
 
 #endif

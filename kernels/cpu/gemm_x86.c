@@ -44,6 +44,7 @@ static const nb_gemm_isa f32_avx512 = {
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_f32_avx512,
     .pack_pixels = nb_pack_pixels_f32_avx512,
+    .few = nb_few_f32_avx512,
 };
 
 static const nb_gemm_isa rounded_avx512 = {
@@ -58,6 +59,7 @@ static const nb_gemm_isa rounded_avx512 = {
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_rounded_avx512,
     .pack_pixels = nb_pack_pixels_rounded_avx512,
+    .few = nb_few_f32_avx512,
 };
 
 static const nb_gemm_isa bf16_avx512bf16 = {
@@ -72,6 +74,7 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_bf16_avx512bf16,
     .pack_pixels = nb_pack_pixels_bf16_avx512bf16,
+    .few = nb_few_bf16_avx512bf16,
 };
 
 void nb_linear_f32_avx512(nb_stream *s, const nb_linear_args *a)

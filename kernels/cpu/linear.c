@@ -192,6 +192,10 @@ static void choose_blocks(struct plan *p, int threads)
 
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa)
 {
+    if (isa->few && a->x.shape[0] <= NB_FEW_ROWS) {
+        nb_linear_few(s, a, isa);
+        return;
+    }
     struct plan p = {.a = a, .isa = isa};
     nb_arena_mark mark = nb_arena_save(s->arena);
     int64_t m = a->x.shape[0], lanes = isa->lanes;
