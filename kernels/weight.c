@@ -47,6 +47,9 @@ nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count)
     if (is_fp4(&w))
         w.scales = (const uint8_t *)w.scales + start * (w.k >> nb_weight_block_bits(&w));
     if (n_scales) w.scales = (const char *)w.scales + n_scales * (int64_t)sizeof(float);
+    if (w.low_rank.rank)
+        w.low_rank.up = (const char *)w.low_rank.up +
+                        start * w.low_rank.rank * (int64_t)nb_dtype_bytes(w.low_rank.dtype);
     w.n = count;
     return w;
 }

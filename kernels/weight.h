@@ -12,6 +12,10 @@
  * rounding wherever the format has one:
  *
  *     W[i][j] = e2m1(code(i, j)) * scale_values[scales[i][j / block]]
+ *
+ * What stands beside a quantised matrix in some files, and LoRA, come with it:
+ *
+ *     x Wᵀ  means  (x * column_scales) Wᵀ + (x downᵀ) upᵀ
  */
 #ifndef NB_KERNELS_WEIGHT_H
 #define NB_KERNELS_WEIGHT_H
@@ -31,6 +35,14 @@ typedef enum nb_scale_kind {
     NB_SCALE_MXFP4,    /* E8M0 scales[n][k/32], F4_E2M1X2 only */
 } nb_scale_kind;
 
+/* A correction of low rank: `down` [rank, k] and `up` [n, rank], dense, both of `dtype` (F32,
+ * F16 or BF16). Several of them are one with their ranks joined. */
+typedef struct nb_low_rank {
+    const void *down, *up;
+    nb_dtype dtype;
+    int64_t rank; /* 0: none */
+} nb_low_rank;
+
 typedef struct nb_weight {
     const void *data; /* NULL means "no weight" */
     nb_dtype dtype;   /* F32, F16, BF16, F8_E4M3, F8_E5M2 or F4_E2M1X2 */
@@ -40,6 +52,8 @@ typedef struct nb_weight {
     float scale;               /* of the whole matrix; 1 where the file has none, and for FP4 */
     const float *scale_values; /* FP4: F32 [256], what each byte of `scales` multiplies by */
     int high_first;            /* FP4: the even column is in the high half of its byte */
+    const float *column_scales; /* [k], x is multiplied by them; NULL: none */
+    nb_low_rank low_rank;       /* of the x that is not multiplied by column_scales */
     const struct nb_device *device;
 } nb_weight;
 
