@@ -51,6 +51,7 @@ void nb_help_command(const nb_command *command);
 extern const nb_command nb_command_image;
 extern const nb_command nb_command_tokenize;
 extern const nb_command nb_command_quantize;
+extern const nb_command nb_command_eval;
 extern const nb_command nb_command_info;
 extern const nb_command nb_command_doctor;
 extern const nb_command nb_command_version;

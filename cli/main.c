@@ -12,6 +12,7 @@ const nb_command *const nb_commands[] = {
     &nb_command_image,
     &nb_command_tokenize,
     &nb_command_quantize,
+    &nb_command_eval,
     &nb_command_info,
     &nb_command_doctor,
     &nb_command_version,

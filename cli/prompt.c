@@ -38,8 +38,7 @@ static nb_status read_stream(FILE *stream, const char *name, nb_str *text)
     return nb_str_append(text, "", 1);
 }
 
-/* All of a file or of stdin (path NULL) as a string. */
-static nb_status read_file(const char *path, char **out)
+nb_status nb_prompt_read_file(const char *path, char **out)
 {
     struct stat st;
     nb_str text = {0};
@@ -80,7 +79,7 @@ static nb_status from_text(char *text, char **out)
     nb_status status;
     if (!strcmp(text, "-")) {
         free(text);
-        return read_file(NULL, out);
+        return nb_prompt_read_file(NULL, out);
     }
     status = nb_prompt_check("prompt", text);
     if (status)
@@ -108,7 +107,7 @@ nb_status nb_prompt_read(const nb_parsed *parsed, const char *prompt, const char
     if (path >= 0 && (path == words || path == flag))
         return nb_fail(NB_E_USAGE, "two prompts: --prompt-file and %s",
                        path == words ? "words" : "--prompt");
-    if (path > flag && path > words) return read_file(file, out);
+    if (path > flag && path > words) return nb_prompt_read_file(file, out);
     if (words > flag)
         NB_TRY(join_words(parsed, &text));
     else if (!(text = strdup(prompt)))

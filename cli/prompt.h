@@ -13,6 +13,9 @@
 nb_status nb_prompt_read(const nb_parsed *parsed, const char *prompt, const char *file,
                          char **out) NB_MUST_CHECK;
 
+/* All of a file, or of stdin (path NULL), as a prompt is read. */
+nb_status nb_prompt_read_file(const char *path, char **out) NB_MUST_CHECK;
+
 /* E_DATA, saying where, if a text is not UTF-8; `name` says which one it is. */
 nb_status nb_prompt_check(const char *name, const char *text) NB_MUST_CHECK;
 

@@ -467,6 +467,8 @@ static nb_status hand_out(struct job *j, const nb_start_point *point)
         .width = j->r->width,
         .height = j->r->height,
         .rgb = j->rgb,
+        .latents = j->packed,
+        .n_latents = nb_latent_count(&j->shape),
     };
     nb_sha256 h;
     unsigned char digest[NB_SHA256_BYTES];
