@@ -64,8 +64,8 @@ typedef struct nb_picture {
     uint64_t seed; /* of its generator ... */
     int64_t draw;  /* ... and which draw of it the picture is */
     int64_t width, height;
-    uint8_t *rgb;           /* [height, width, 3] */
-    const float *latents;   /* [n_latents], packed, as the VAE's decoder got them */
+    uint8_t *rgb;         /* [height, width, 3] */
+    const float *latents; /* [n_latents], packed, as the VAE's decoder got them */
     int64_t n_latents;
     char sha256[65];        /* of rgb, in hex */
     const char *recipe;     /* the `nibble` text: JSON */
