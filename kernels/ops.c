@@ -40,14 +40,30 @@ static int is_same_shape(nb_tensor a, nb_tensor b)
     return 1;
 }
 
+/* Only linears honour what stands beside a matrix. */
+static int is_plain(const nb_weight *w)
+{
+    return !w->column_scales && !w->low_rank.rank;
+}
+
+nb_compute nb_linear_compute(nb_compute policy, const nb_weight *w)
+{
+    int is_quantised = w->dtype != NB_DTYPE_F32 && w->dtype != NB_DTYPE_F16 &&
+                       w->dtype != NB_DTYPE_BF16;
+    if (policy <= NB_COMPUTE_BF16) return policy;
+    if (!is_quantised) return NB_COMPUTE_BF16;
+    return w->dtype == NB_DTYPE_F4_E2M1X2 ? policy : NB_COMPUTE_A8;
+}
+
 void nb_linear(nb_stream *s, const nb_linear_args *a)
 {
     int64_t m = a->x.shape[0], n = a->w->n;
     assert(is_matrix(a->x, m, a->w->k) && is_matrix(a->y, m, n));
+    assert(!a->w->low_rank.rank || (a->w->low_rank.down && a->w->low_rank.up));
     assert(is_vector(a->bias, n) && is_vector(a->gate, n) && a->act < NB_ACT_COUNT);
     assert(is_absent(a->mul) || is_matrix(a->mul, m, n));
     assert(is_absent(a->residual) || is_matrix(a->residual, m, n));
-    if (m) RUN(s, linear[s->compute], a);
+    if (m) RUN(s, linear[nb_linear_compute(s->compute, a->w)], a);
 }
 
 void nb_attn(nb_stream *s, const nb_attn_args *a)
@@ -110,6 +126,7 @@ void nb_conv2d(nb_stream *s, const nb_conv2d_args *a)
     assert(is_f32(a->y, 3) && nb_tensor_is_dense(a->y) && a->y.shape[0] == a->w->n);
     assert(a->kernel == 1 || a->kernel == 3);
     assert(a->w->k == c * a->kernel * a->kernel && (a->stride == 1 || a->stride == 2));
+    assert(is_plain(a->w));
     assert(is_vector(a->bias, a->w->n) && is_vector(a->mul, c) && is_vector(a->add, c));
     assert(is_absent(a->mul) == is_absent(a->add));
     assert(is_absent(a->residual) || is_same_shape(a->residual, a->y));
@@ -141,7 +158,7 @@ void nb_rows_to_chw(nb_stream *s, const nb_layout_args *a)
 
 void nb_embed(nb_stream *s, const nb_embed_args *a)
 {
-    assert(is_f32(a->y, 2) && a->y.shape[1] == a->w->k);
+    assert(is_f32(a->y, 2) && a->y.shape[1] == a->w->k && is_plain(a->w));
     assert(is_absent(a->add) || is_same_shape(a->add, a->y));
     RUN(s, embed, a);
 }

@@ -84,6 +84,16 @@ typedef void nb_pack_pixels_fn(void *out, const nb_conv_source *source, int64_t 
 typedef void nb_pack_filter_fn(void *out, int64_t chunk_stride, const float *row, int64_t c0,
                                int64_t n, int taps);
 
+/* What a linear sums over, one part after the other: W, then `up` of a low-rank branch with
+ * x downᵀ as its x. */
+typedef struct nb_linear_part {
+    nb_weight w;
+    nb_tensor x;               /* [M, w.k] */
+    int64_t first_unit, units; /* of all parts' units, this one's */
+} nb_linear_part;
+
+enum { NB_LINEAR_PARTS = 2 };
+
 /* What an instruction set brings for one compute policy. */
 typedef struct nb_gemm_isa {
     int rows, lanes;   /* of the full tile; the half tile has half the lanes */
@@ -100,6 +110,16 @@ typedef struct nb_gemm_isa {
 
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
 void nb_linear_few(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
+
+/* The parts of a linear, their number; x downᵀ is computed into the stream's arena. */
+int nb_linear_parts(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa,
+                    nb_linear_part parts[NB_LINEAR_PARTS]);
+
+/* out = x * scales, both at the same first column. */
+static inline void nb_scale_columns(float *out, const float *x, const float *scales, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = x[i] * scales[i];
+}
 void nb_conv2d_gemm(nb_stream *s, const nb_conv2d_args *a, const nb_gemm_isa *isa);
 
 nb_gemm_tile_fn nb_gemm_tile_f32_full_avx2, nb_gemm_tile_f32_half_avx2;

@@ -7,7 +7,8 @@
  *         for each panel: one register tile, its sums loaded and stored exactly
  *
  * and at the end the sums, [n][m], are transposed into y with the epilogue. Blocks only say
- * which task computes an element; how it is computed does not depend on them.
+ * which task computes an element; how it is computed does not depend on them. A low-rank branch
+ * is more of k: its sums go on where those of W end.
  */
 #include <string.h>
 
@@ -18,17 +19,21 @@ enum {
     MAX_M_BLOCK = 512,    /* with MAX_PANELS: 384 KB of sums in L2 */
     TASKS_PER_THREAD = 4, /* so that threads end together */
     MAX_ROWS = 16,        /* of a panel, in any instruction set */
+    /* of scaled rows of x, 2 elements to a unit: not a power of two */
+    SCALED_STRIDE = 2 * NB_BLOCK_UNITS + 16,
 };
 static const int64_t MAX_PACKED_BYTES = 64 << 20;
 
 struct plan {
     const nb_linear_args *a;
     const nb_gemm_isa *isa;
-    int64_t units;            /* of k */
+    nb_linear_part parts[NB_LINEAR_PARTS];
+    int n_parts;
+    int64_t units;            /* of all parts */
     int64_t m0, m;            /* rows of x that are packed now */
     int64_t m_block, n_block; /* multiples of lanes and rows */
     int64_t n_m_blocks;
-    char *packed;  /* [blocks of k][tiles of m][units][lanes] */
+    char *packed;  /* [parts][blocks of k][tiles of m][units][lanes] */
     char *scratch; /* for each thread: panels, then sums */
     int64_t panel_bytes, scratch_bytes;
 };
@@ -58,33 +63,55 @@ static int lanes_at(const struct plan *p, int64_t m)
     return p->m - m > lanes / 2 ? lanes : lanes / 2;
 }
 
-/* Tile at row m, block of k at `unit`. A block of k is contiguous: tiles at the distance of
- * whole rows, often a power of two, would compete for the same places in the caches. */
-static char *packed_at(const struct plan *p, int64_t m, int64_t unit)
+/* Tile at row m, block of k at a part's `unit`. A block of k is contiguous: tiles at the
+ * distance of whole rows, often a power of two, would compete for the same places in the
+ * caches. */
+static char *packed_at(const struct plan *p, const nb_linear_part *part, int64_t m,
+                       int64_t unit)
 {
-    int64_t n_units = min_of(NB_BLOCK_UNITS, p->units - unit);
-    return p->packed + (round_up(p->m, p->isa->lanes) * unit + m * n_units) * 4;
+    int64_t n_units = min_of(NB_BLOCK_UNITS, part->units - unit);
+    int64_t before = round_up(p->m, p->isa->lanes) * (part->first_unit + unit);
+    return p->packed + (before + m * n_units) * 4;
+}
+
+/* A block of x with its columns scaled: [n_rows, k] at stride SCALED_STRIDE. */
+static const float *scale_block(float *out, const float *x, int64_t stride, const float *scales,
+                                int64_t n_rows, int64_t k)
+{
+    for (int64_t i = 0; i < n_rows; i++)
+        nb_scale_columns(out + i * SCALED_STRIDE, x + i * stride, scales, k);
+    return out;
+}
+
+static void pack_part(const struct plan *p, const nb_linear_part *part, int64_t m,
+                      float *scaled)
+{
+    int64_t stride = part->x.stride[0], block = NB_BLOCK_UNITS * p->isa->unit_elements;
+    int64_t n_rows = min_of(p->isa->lanes, p->m - m);
+    const float *scales = part->w.column_scales;
+    for (int64_t unit = 0; unit < part->units; unit += NB_BLOCK_UNITS) {
+        int64_t k0 = unit * p->isa->unit_elements, k = min_of(block, part->w.k - k0);
+        const float *x = nb_tensor_f32(part->x) + (p->m0 + m) * stride + k0;
+        if (scales) x = scale_block(scaled, x, stride, scales + k0, n_rows, k);
+        p->isa->pack_rows(packed_at(p, part, m, unit), lanes_at(p, m), x,
+                          scales ? SCALED_STRIDE : stride, n_rows, k);
+    }
 }
 
 static void pack_task(void *arg, int64_t task, int thread)
 {
     const struct plan *p = arg;
-    int64_t m = task * p->isa->lanes, k = p->a->w->k;
-    const float *x = nb_tensor_f32(p->a->x) + (p->m0 + m) * p->a->x.stride[0];
-    (void)thread;
-    for (int64_t unit = 0; unit < p->units; unit += NB_BLOCK_UNITS) {
-        int64_t k0 = unit * p->isa->unit_elements;
-        p->isa->pack_rows(packed_at(p, m, unit), lanes_at(p, m), x + k0, p->a->x.stride[0],
-                          min_of(p->isa->lanes, p->m - m),
-                          min_of(NB_BLOCK_UNITS * p->isa->unit_elements, k - k0));
-    }
+    float *scaled = (float *)(void *)(p->scratch + thread * p->scratch_bytes);
+    for (int i = 0; i < p->n_parts; i++)
+        pack_part(p, &p->parts[i], task * p->isa->lanes, scaled);
 }
 
 /* Row i of the block's panels; rows past the last weight row are 0. */
-static void decode_row(const struct block *b, int64_t i, int64_t unit, int64_t n_units)
+static void decode_row(const struct block *b, const nb_linear_part *part, int64_t i,
+                       int64_t unit, int64_t n_units)
 {
     const nb_gemm_isa *isa = b->p->isa;
-    const nb_weight *w = b->p->a->w;
+    const nb_weight *w = &part->w;
     int64_t stride = isa->rows * NB_CHUNK_BYTES;
     char *row = b->panels + i / isa->rows * b->p->panel_bytes + i % isa->rows * NB_CHUNK_BYTES;
     int64_t k0 = unit * isa->unit_elements;
@@ -98,9 +125,10 @@ static void decode_row(const struct block *b, int64_t i, int64_t unit, int64_t n
 
 /* Asks for what decode_row will read: the rows of a k block are too short for the processor to
  * see the pattern by itself. */
-static void prefetch_row(const struct block *b, int64_t i, int64_t unit)
+static void prefetch_row(const struct block *b, const nb_linear_part *part, int64_t i,
+                         int64_t unit)
 {
-    const nb_weight *w = b->p->a->w;
+    const nb_weight *w = &part->w;
     int64_t row_bytes = nb_weight_row_bytes(w);
     int64_t k0 = unit * b->p->isa->unit_elements;
     int64_t k1 = min_of(k0 + NB_BLOCK_UNITS * b->p->isa->unit_elements, w->k);
@@ -109,7 +137,8 @@ static void prefetch_row(const struct block *b, int64_t i, int64_t unit)
     for (int64_t at = begin; i < b->n && at < end; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
-static void multiply(const struct block *b, int64_t unit, int64_t n_units)
+static void multiply(const struct block *b, const nb_linear_part *part, int64_t unit,
+                     int64_t n_units)
 {
     const struct plan *p = b->p;
     const int64_t no_offset = 0;
@@ -120,15 +149,16 @@ static void multiply(const struct block *b, int64_t unit, int64_t n_units)
         int64_t m = b->m0 + t * p->isa->lanes;
         int lanes = lanes_at(p, m);
         nb_gemm_tile_fn *tile = lanes == p->isa->lanes ? p->isa->tile_full : p->isa->tile_half;
-        nb_gemm_span span = {.x = packed_at(p, m, unit),
+        nb_gemm_span span = {.x = packed_at(p, part, m, unit),
                              .x_stride = lanes * 4,
                              .taps = &no_offset,
                              .n_taps = 1,
                              .units = (int)n_units,
-                             .accumulate = unit > 0};
+                             .accumulate = part->first_unit + unit > 0};
         for (int64_t i = 0; i < n_panels; i++) {
             int64_t wanted = (t * n_panels + i + 1) * b->n / (n_tiles * n_panels);
-            for (; n_done < wanted; n_done++) prefetch_row(b, n_done, unit + NB_BLOCK_UNITS);
+            for (; n_done < wanted; n_done++)
+                prefetch_row(b, part, n_done, unit + NB_BLOCK_UNITS);
             span.w = b->panels + i * p->panel_bytes;
             tile(b->sums + (t * n_panels + i) * tile_floats, &span);
         }
@@ -157,6 +187,16 @@ static void finish(const struct block *b)
     }
 }
 
+static void multiply_part(const struct block *b, const nb_linear_part *part)
+{
+    for (int64_t unit = 0; unit < part->units; unit += NB_BLOCK_UNITS) {
+        int64_t n_units = min_of(NB_BLOCK_UNITS, part->units - unit);
+        for (int64_t i = 0; i < round_up(b->n, b->p->isa->rows); i++)
+            decode_row(b, part, i, unit, n_units);
+        multiply(b, part, unit, n_units);
+    }
+}
+
 static void multiply_task(void *arg, int64_t task, int thread)
 {
     const struct plan *p = arg;
@@ -168,12 +208,7 @@ static void multiply_task(void *arg, int64_t task, int thread)
                       .sums = (float *)(void *)(scratch + MAX_PANELS * p->panel_bytes)};
     b.m = min_of(p->m_block, p->m - b.m0);
     b.n = min_of(p->n_block, p->a->w->n - b.n0);
-    for (int64_t unit = 0; unit < p->units; unit += NB_BLOCK_UNITS) {
-        int64_t n_units = min_of(NB_BLOCK_UNITS, p->units - unit);
-        for (int64_t i = 0; i < round_up(b.n, p->isa->rows); i++)
-            decode_row(&b, i, unit, n_units);
-        multiply(&b, unit, n_units);
-    }
+    for (int i = 0; i < p->n_parts; i++) multiply_part(&b, &p->parts[i]);
     finish(&b);
 }
 
@@ -190,6 +225,27 @@ static void choose_blocks(struct plan *p, int threads)
         p->n_block = p->n_block / rows / 2 * rows;
 }
 
+int nb_linear_parts(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa,
+                    nb_linear_part parts[NB_LINEAR_PARTS])
+{
+    const nb_low_rank *low = &a->w->low_rank;
+    int64_t k = a->w->k, unit_elements = isa->unit_elements;
+    parts[0] = (nb_linear_part){
+        .w = *a->w, .x = a->x, .units = (k + unit_elements - 1) / unit_elements};
+    if (!low->rank) return 1;
+    nb_weight down = {
+        .data = low->down, .dtype = low->dtype, .n = low->rank, .k = k, .scale = 1.0f};
+    nb_weight up = {
+        .data = low->up, .dtype = low->dtype, .n = a->w->n, .k = low->rank, .scale = 1.0f};
+    nb_tensor t = nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(a->x.shape[0], low->rank));
+    if (t.data) nb_linear_gemm(s, &(nb_linear_args){.y = t, .x = a->x, .w = &down}, isa);
+    parts[1] = (nb_linear_part){.w = up,
+                                .x = t,
+                                .first_unit = parts[0].units,
+                                .units = (low->rank + unit_elements - 1) / unit_elements};
+    return 2;
+}
+
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa)
 {
     if (isa->few && a->x.shape[0] <= NB_FEW_ROWS) {
@@ -199,7 +255,8 @@ void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *is
     struct plan p = {.a = a, .isa = isa};
     nb_arena_mark mark = nb_arena_save(s->arena);
     int64_t m = a->x.shape[0], lanes = isa->lanes;
-    p.units = (a->w->k + isa->unit_elements - 1) / isa->unit_elements;
+    p.n_parts = nb_linear_parts(s, a, isa, p.parts);
+    for (int i = 0; i < p.n_parts; i++) p.units += p.parts[i].units;
     int64_t most = MAX_PACKED_BYTES / (p.units * 4) / MAX_M_BLOCK * MAX_M_BLOCK;
     int64_t step = min_of(m, most > MAX_M_BLOCK ? most : MAX_M_BLOCK);
     p.panel_bytes = NB_BLOCK_UNITS * 4 * isa->rows;

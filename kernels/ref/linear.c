@@ -4,7 +4,8 @@
 
 struct job {
     const nb_linear_args *a;
-    float *rows; /* [threads, K]: a decoded row of W for each thread */
+    const float *t; /* [M, rank]: x downᵀ */
+    float *rows;    /* [threads, K + rank]: a decoded row of W and one of up for each thread */
     int to_bf16;
 };
 
@@ -31,7 +32,7 @@ static float at(nb_tensor t, int64_t m, int64_t n)
     return nb_tensor_f32(t)[m * t.stride[0] + n];
 }
 
-static float finish(const nb_linear_args *a, int64_t m, int64_t n, double t)
+float nb_linear_finish_ref(const nb_linear_args *a, int64_t m, int64_t n, double t)
 {
     if (a->bias.data) t += nb_tensor_f32(a->bias)[n];
     t = nb_act_ref(a->act, t);
@@ -41,28 +42,51 @@ static float finish(const nb_linear_args *a, int64_t m, int64_t n, double t)
     return (float)t;
 }
 
+/* What multiplies row[i] of the weight: scaled x, then t. */
+static float factor(const struct job *job, int64_t m, int64_t i)
+{
+    const nb_weight *w = job->a->w;
+    if (i >= w->k) return job->t[m * w->low_rank.rank + i - w->k];
+    float x = at(job->a->x, m, i);
+    return w->column_scales ? x * w->column_scales[i] : x;
+}
+
 static void one_output(void *arg, int64_t n, int thread)
 {
     const struct job *job = arg;
     const nb_linear_args *a = job->a;
-    int64_t k = a->w->k;
-    float *row = job->rows + thread * k;
+    const nb_low_rank *low = &a->w->low_rank;
+    int64_t k = a->w->k, count = k + low->rank;
+    float *row = job->rows + thread * count;
     nb_weight_decode_ref(a->w, n, 0, k, row);
-    for (int64_t i = 0; job->to_bf16 && i < k; i++) row[i] = nb_round_bf16(row[i]);
+    for (int64_t i = 0; i < low->rank; i++)
+        row[k + i] = nb_load_f32(low->dtype, low->up, n * low->rank + i);
+    for (int64_t i = 0; job->to_bf16 && i < count; i++) row[i] = nb_round_bf16(row[i]);
     for (int64_t m = 0; m < a->x.shape[0]; m++) {
-        const float *x = nb_tensor_f32(a->x) + m * a->x.stride[0];
         double sum = 0.0;
-        for (int64_t i = 0; i < k; i++)
-            sum += (double)(job->to_bf16 ? nb_round_bf16(x[i]) : x[i]) * row[i];
-        nb_tensor_f32(a->y)[m * a->y.stride[0] + n] = finish(a, m, n, sum);
+        for (int64_t i = 0; i < count; i++) {
+            float x = factor(job, m, i);
+            sum += (double)(job->to_bf16 ? nb_round_bf16(x) : x) * row[i];
+        }
+        nb_tensor_f32(a->y)[m * a->y.stride[0] + n] =
+            nb_linear_finish_ref(a, m, n, sum);
     }
 }
 
 static void run(nb_stream *s, const nb_linear_args *a, int to_bf16)
 {
     nb_arena_mark mark = nb_arena_save(s->arena);
-    size_t bytes = (size_t)s->threads * (size_t)a->w->k * sizeof(float);
-    struct job job = {.a = a, .rows = nb_arena_alloc(s->arena, bytes), .to_bf16 = to_bf16};
+    const nb_low_rank *low = &a->w->low_rank;
+    struct job job = {.a = a, .to_bf16 = to_bf16};
+    if (low->rank) {
+        nb_weight down = {
+            .data = low->down, .dtype = low->dtype, .n = low->rank, .k = a->w->k, .scale = 1};
+        nb_tensor t = nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(a->x.shape[0], low->rank));
+        if (t.data) run(s, &(nb_linear_args){.y = t, .x = a->x, .w = &down}, to_bf16);
+        job.t = t.data;
+    }
+    int64_t count = s->threads * (a->w->k + low->rank);
+    job.rows = nb_arena_alloc(s->arena, (size_t)count * sizeof(float));
     if (job.rows)
         nb_parallel(s, a->w->n, one_output, &job);
     else

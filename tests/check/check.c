@@ -14,15 +14,15 @@
 #include "tests/check/run.h"
 
 /* One line for each operation. */
-extern const nb_check_op nb_check_linear, nb_check_conv2d, nb_check_attn, nb_check_layer_norm,
-    nb_check_rms_norm, nb_check_group_norm, nb_check_rope, nb_check_chw_to_rows,
-    nb_check_rows_to_chw, nb_check_embed, nb_check_axpy, nb_check_blend, nb_check_silu,
-    nb_check_add, nb_check_copy;
+extern const nb_check_op nb_check_linear, nb_check_linear_branch, nb_check_conv2d,
+    nb_check_attn, nb_check_layer_norm, nb_check_rms_norm, nb_check_group_norm, nb_check_rope,
+    nb_check_chw_to_rows, nb_check_rows_to_chw, nb_check_embed, nb_check_axpy, nb_check_blend,
+    nb_check_silu, nb_check_add, nb_check_copy;
 static const nb_check_op *const ops[] = {
-    &nb_check_linear,      &nb_check_conv2d,     &nb_check_attn, &nb_check_layer_norm,
-    &nb_check_rms_norm,    &nb_check_group_norm, &nb_check_rope, &nb_check_chw_to_rows,
-    &nb_check_rows_to_chw, &nb_check_embed,      &nb_check_axpy, &nb_check_blend,
-    &nb_check_silu,        &nb_check_add,        &nb_check_copy,
+    &nb_check_linear,      &nb_check_linear_branch, &nb_check_conv2d,     &nb_check_attn,
+    &nb_check_layer_norm,  &nb_check_rms_norm,      &nb_check_group_norm, &nb_check_rope,
+    &nb_check_chw_to_rows, &nb_check_rows_to_chw,   &nb_check_embed,      &nb_check_axpy,
+    &nb_check_blend,       &nb_check_silu,          &nb_check_add,        &nb_check_copy,
 };
 
 enum { MAX_RUNGS = NB_CPU_N_CAPS + 1, TIME_LIMIT_S = 240 };
