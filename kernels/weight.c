@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #include "kernels/fp4.h"
+#include "kernels/ggml_blocks.h"
 
 enum { SCALE_BLOCK = 128 };
 
@@ -31,7 +32,7 @@ void nb_weight_scale_values(nb_scale_kind kind, float scale, int divides,
 int64_t nb_weight_row_bytes(const nb_weight *w)
 {
     if (is_fp4(w)) return w->k / 2;
-    return w->k * (int64_t)nb_dtype_bytes(w->dtype);
+    return w->k / nb_dtype_elements(w->dtype) * (int64_t)nb_dtype_bytes(w->dtype);
 }
 
 nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count)
@@ -78,6 +79,11 @@ static float element_at(const nb_weight *w, int64_t i)
 void nb_weight_decode_ref(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
                           float *out)
 {
+    if (nb_weight_has_blocks(w)) {
+        assert(w->scale == 1.0f && w->k % nb_dtype_elements(w->dtype) == 0);
+        nb_blocks_decode_ref(w->dtype, w->data, row * w->k + k0, count, out);
+        return;
+    }
     for (int64_t i = 0; i < count; i++)
         out[i] = element_at(w, row * w->k + k0 + i) * nb_weight_scale_at(w, row, k0 + i);
 }

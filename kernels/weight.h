@@ -5,11 +5,12 @@
  *
  *     W[i][j] = decode(data)[i][j] * block_scale(i, j) * scale
  *
- * F32, F16, BF16 and F8 rows hold k elements of their dtype. F4_E2M1X2 rows hold k / 2 bytes of
- * two codes; their blocks (16 columns for NVFP4, 32 for MXFP4; k is a multiple) have one byte
- * of scale each, whose meaning is looked up in a table: a block scale of E4M3 with a scale or a
- * divisor for the whole matrix, or of E8M0, is then one and the same to a decoder, with one
- * rounding wherever the format has one:
+ * F32, F16, BF16 and F8 rows hold k elements of their dtype. Rows of a block type
+ * (kernels/ggml_blocks.h) hold whole blocks, which have all their scales in them. F4_E2M1X2
+ * rows hold k / 2 bytes of two codes; their blocks (16 columns for NVFP4, 32 for MXFP4; k is a
+ * multiple) have one byte of scale each, whose meaning is looked up in a table: a block scale
+ * of E4M3 with a scale or a divisor for the whole matrix, or of E8M0, is then one and the same
+ * to a decoder, with one rounding wherever the format has one:
  *
  *     W[i][j] = e2m1(code(i, j)) * scale_values[scales[i][j / block]]
  *
@@ -45,13 +46,13 @@ typedef struct nb_low_rank {
 
 typedef struct nb_weight {
     const void *data; /* NULL means "no weight" */
-    nb_dtype dtype;   /* F32, F16, BF16, F8_E4M3, F8_E5M2 or F4_E2M1X2 */
+    nb_dtype dtype;   /* F32, F16, BF16, F8_E4M3, F8_E5M2, F4_E2M1X2 or one of blocks */
     int64_t n, k;     /* rows (outputs), columns (inputs) */
     nb_scale_kind scale_kind;
-    const void *scales;        /* as scale_kind says, NULL for NONE */
-    float scale;               /* of the whole matrix; 1 where the file has none, and for FP4 */
-    const float *scale_values; /* FP4: F32 [256], what each byte of `scales` multiplies by */
-    int high_first;            /* FP4: the even column is in the high half of its byte */
+    const void *scales; /* as scale_kind says, NULL for NONE */
+    float scale;        /* of the whole matrix; 1 where the file has none, for FP4 and blocks */
+    const float *scale_values;  /* FP4: F32 [256], what each byte of `scales` multiplies by */
+    int high_first;             /* FP4: the even column is in the high half of its byte */
     const float *column_scales; /* [k], x is multiplied by them; NULL: none */
     nb_low_rank low_rank;       /* of the x that is not multiplied by column_scales */
     const struct nb_device *device;
@@ -63,6 +64,12 @@ enum { NB_SCALE_CODES = 256 };
  * files that hold the reciprocal, `divides`: each code's value divided by it. */
 void nb_weight_scale_values(nb_scale_kind kind, float scale, int divides,
                             float values[NB_SCALE_CODES]);
+
+/* Is the matrix of a block type? Its k is a multiple of nb_dtype_elements(). */
+static inline int nb_weight_has_blocks(const nb_weight *w)
+{
+    return nb_dtype_elements(w->dtype) > 1;
+}
 
 /* log2 of the columns of a block of FP4. */
 static inline int nb_weight_block_bits(const nb_weight *w)

@@ -6,8 +6,9 @@
 static const struct {
     const char *name;
     size_t bytes;
+    int64_t elements;
 } dtypes[] = {
-#define ROW(name_, bytes_) {#name_, bytes_},
+#define ROW(name_, bytes_, elements_) {#name_, bytes_, elements_},
     NB_DTYPE_LIST(ROW)
 #undef ROW
 };
@@ -16,6 +17,12 @@ size_t nb_dtype_bytes(nb_dtype dtype)
 {
     assert(dtype < NB_DTYPE_COUNT);
     return dtypes[dtype].bytes;
+}
+
+int64_t nb_dtype_elements(nb_dtype dtype)
+{
+    assert(dtype < NB_DTYPE_COUNT);
+    return dtypes[dtype].elements;
 }
 
 const char *nb_dtype_name(nb_dtype dtype)
@@ -27,7 +34,8 @@ const char *nb_dtype_name(nb_dtype dtype)
 nb_dtype nb_dtype_from_name(const char *name)
 {
     int i = 0;
-    while (i < NB_DTYPE_COUNT && strcmp(dtypes[i].name, name) != 0) i++;
+    while (i < NB_DTYPE_COUNT && (dtypes[i].elements > 1 || strcmp(dtypes[i].name, name) != 0))
+        i++;
     return (nb_dtype)i;
 }
 

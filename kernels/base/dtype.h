@@ -13,38 +13,51 @@
 extern "C" {
 #endif
 
-/* X(name, bytes of one element). F4_E2M1X2 is two E2M1 codes (kernels/fp4.h), counted as one
- * element; files call it U8. */
+/* X(name, bytes, elements): of a block, which is one element but for the types of GGUF files
+ * (kernels/ggml_blocks.h). F4_E2M1X2 is two E2M1 codes (kernels/fp4.h), counted as one element;
+ * files call it U8. */
 #define NB_DTYPE_LIST(X)                                                                       \
-    X(F32, 4)                                                                                  \
-    X(F16, 2)                                                                                  \
-    X(BF16, 2)                                                                                 \
-    X(F8_E4M3, 1)                                                                              \
-    X(F8_E5M2, 1)                                                                              \
-    X(F8_E8M0, 1)                                                                              \
-    X(F4_E2M1X2, 1)                                                                            \
-    X(F64, 8)                                                                                  \
-    X(BOOL, 1)                                                                                 \
-    X(U8, 1)                                                                                   \
-    X(I8, 1)                                                                                   \
-    X(U16, 2)                                                                                  \
-    X(I16, 2)                                                                                  \
-    X(U32, 4)                                                                                  \
-    X(I32, 4)                                                                                  \
-    X(U64, 8)                                                                                  \
-    X(I64, 8)
+    X(F32, 4, 1)                                                                               \
+    X(F16, 2, 1)                                                                               \
+    X(BF16, 2, 1)                                                                              \
+    X(F8_E4M3, 1, 1)                                                                           \
+    X(F8_E5M2, 1, 1)                                                                           \
+    X(F8_E8M0, 1, 1)                                                                           \
+    X(F4_E2M1X2, 1, 1)                                                                         \
+    X(F64, 8, 1)                                                                               \
+    X(BOOL, 1, 1)                                                                              \
+    X(U8, 1, 1)                                                                                \
+    X(I8, 1, 1)                                                                                \
+    X(U16, 2, 1)                                                                               \
+    X(I16, 2, 1)                                                                               \
+    X(U32, 4, 1)                                                                               \
+    X(I32, 4, 1)                                                                               \
+    X(U64, 8, 1)                                                                               \
+    X(I64, 8, 1)                                                                               \
+    X(Q4_0, 18, 32)                                                                            \
+    X(Q4_1, 20, 32)                                                                            \
+    X(Q5_0, 22, 32)                                                                            \
+    X(Q5_1, 24, 32)                                                                            \
+    X(Q8_0, 34, 32)                                                                            \
+    X(Q2_K, 84, 256)                                                                           \
+    X(Q3_K, 110, 256)                                                                          \
+    X(Q4_K, 144, 256)                                                                          \
+    X(Q5_K, 176, 256)                                                                          \
+    X(Q6_K, 210, 256)
 
 typedef enum nb_dtype {
-#define NB_DTYPE_ENUM(name, bytes) NB_DTYPE_##name,
+#define NB_DTYPE_ENUM(name, bytes, elements) NB_DTYPE_##name,
     NB_DTYPE_LIST(NB_DTYPE_ENUM)
 #undef NB_DTYPE_ENUM
         NB_DTYPE_COUNT
 } nb_dtype;
 
-size_t nb_dtype_bytes(nb_dtype dtype);
+size_t nb_dtype_bytes(nb_dtype dtype);     /* of an element, or of a block of them */
+int64_t nb_dtype_elements(nb_dtype dtype); /* of a block; 1: the type has none */
 const char *nb_dtype_name(nb_dtype dtype); /* "F8_E4M3" */
 
-/* The dtype of a safetensors name, NB_DTYPE_COUNT if there is none. */
+/* The dtype of a safetensors name, NB_DTYPE_COUNT if there is none: safetensors has no blocks.
+ */
 nb_dtype nb_dtype_from_name(const char *name);
 
 static inline float nb_f32_from_bits(uint32_t bits)
@@ -88,7 +101,7 @@ float nb_f32_from_e5m2(uint8_t code);  /* IEEE-like: infinities and NaNs */
 float nb_f32_from_e8m0(uint8_t code);  /* 2^(code-127), 255 is NaN */
 
 /* Element `index` of an array of floating type `dtype` as F32 (F64 is rounded), at any
- * alignment. Integer types are a bug here. */
+ * alignment. Integers and types of blocks are a bug here. */
 float nb_load_f32(nb_dtype dtype, const void *data, int64_t index);
 
 #ifdef __cplusplus

@@ -1,0 +1,140 @@
+/*
+ * The block types of GGUF files: 32 elements, or 256 in the K types, are integers of few bits
+ * with steps, and in some types offsets, in front of or behind them. To a decoder all are one:
+ *
+ *     value = q * step + offset        q an integer of 8 bits with a sign; step and offset are
+ *                                      the same for 16 elements, offset is -0 where a type has
+ *                                      none
+ *
+ * A step has at most 19 bits (an F16 times an integer of 8), so the product with q is exact in
+ * F32 and the sum is the only rounding: a value is the same to the bit in whatever way it is
+ * computed, fused or not.
+ *
+ * Halves, unless a field says otherwise: of a byte, the low half belongs to element j of the
+ * block (of 32) or of a run of 64, the high half to element j + 16 (or j + 32).
+ *
+ * Source: the layout that ggml gives these types ("k-quants", ggml pull request 1684, for the K
+ * types); fields have ggml's names.
+ */
+#ifndef NB_KERNELS_GGML_BLOCKS_H
+#define NB_KERNELS_GGML_BLOCKS_H
+
+#include <stdint.h>
+
+#include "kernels/base/dtype.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { NB_BLOCK_MAX = 256, NB_BLOCK_STEP = 16, NB_BLOCK_STEPS = NB_BLOCK_MAX / NB_BLOCK_STEP };
+
+#define NB_PACKED __attribute__((packed))
+
+/* (q - 8) * d */
+typedef struct NB_PACKED nb_block_q4_0 {
+    uint16_t d;     /* F16 */
+    uint8_t qs[16]; /* q, two in a byte */
+} nb_block_q4_0;
+
+/* q * d + m */
+typedef struct NB_PACKED nb_block_q4_1 {
+    uint16_t d, m;  /* F16 */
+    uint8_t qs[16]; /* q, two in a byte */
+} nb_block_q4_1;
+
+/* (q - 16) * d */
+typedef struct NB_PACKED nb_block_q5_0 {
+    uint16_t d;     /* F16 */
+    uint8_t qh[4];  /* the fifth bit of element j is bit j of these 32 */
+    uint8_t qs[16]; /* the lower four, two in a byte */
+} nb_block_q5_0;
+
+/* q * d + m */
+typedef struct NB_PACKED nb_block_q5_1 {
+    uint16_t d, m;  /* F16 */
+    uint8_t qh[4];  /* as in q5_0 */
+    uint8_t qs[16]; /* the lower four, two in a byte */
+} nb_block_q5_1;
+
+/* q * d */
+typedef struct NB_PACKED nb_block_q8_0 {
+    uint16_t d;    /* F16 */
+    int8_t qs[32]; /* q */
+} nb_block_q8_0;
+
+/* q * (scale * d) - min * dmin, 16 elements under one scale and min */
+typedef struct NB_PACKED nb_block_q2_k {
+    uint8_t scales[16]; /* scale in the low half, min in the high one */
+    uint8_t qs[64];     /* bits 2j, 2j + 1 of byte 32 i + l: q of element 128 i + 32 j + l */
+    uint16_t d, dmin;   /* F16 */
+} nb_block_q2_k;
+
+/* (q - 4) * ((scale - 32) * d), 16 elements under one scale */
+typedef struct NB_PACKED nb_block_q3_k {
+    uint8_t hmask[32];  /* the third bit of element 32 j + l is bit j of byte l */
+    uint8_t qs[64];     /* the lower two as in q2_k */
+    uint8_t scales[12]; /* lower four bits of scale i and i + 8 in the halves of byte i < 8;
+                           upper two of scale i at bit i / 4 * 2 of byte 8 + i % 4 */
+    uint16_t d;         /* F16 */
+} nb_block_q3_k;
+
+/* q * (scale * d) - min * dmin, 32 elements under one scale and min */
+typedef struct NB_PACKED nb_block_q4_k {
+    uint16_t d, dmin;   /* F16 */
+    uint8_t scales[12]; /* scales 0 to 3 in the lower six bits of bytes 0 to 3, mins 0 to 3 of
+                           bytes 4 to 7; of scale and min i of 4 to 7 the lower four bits in the
+                           halves of byte i + 4, the upper two above scale and min i - 4 */
+    uint8_t qs[128];    /* q, two in a byte, runs of 64 */
+} nb_block_q4_k;
+
+/* q * (scale * d) - min * dmin, 32 elements under one scale and min */
+typedef struct NB_PACKED nb_block_q5_k {
+    uint16_t d, dmin;   /* F16 */
+    uint8_t scales[12]; /* as in q4_k */
+    uint8_t qh[32];     /* the fifth bit of element 32 j + l is bit j of byte l */
+    uint8_t qs[128];    /* the lower four, two in a byte, runs of 64 */
+} nb_block_q5_k;
+
+/* (q - 32) * (scale * d), 16 elements under one scale */
+typedef struct NB_PACKED nb_block_q6_k {
+    uint8_t ql[128];   /* the lower four bits of q, two in a byte: j and j + 64, runs of 128 */
+    uint8_t qh[64];    /* bits 2j, 2j + 1 of byte 32 i + l: the upper two of 128 i + 32 j + l */
+    int8_t scales[16]; /* with a sign */
+    uint16_t d;        /* F16 */
+} nb_block_q6_k;
+
+#ifdef __cplusplus
+#define NB_BLOCK_IS(type, bytes) static_assert(sizeof(type) == (bytes), #type)
+#else
+#define NB_BLOCK_IS(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
+#endif
+NB_BLOCK_IS(nb_block_q4_0, 18);
+NB_BLOCK_IS(nb_block_q4_1, 20);
+NB_BLOCK_IS(nb_block_q5_0, 22);
+NB_BLOCK_IS(nb_block_q5_1, 24);
+NB_BLOCK_IS(nb_block_q8_0, 34);
+NB_BLOCK_IS(nb_block_q2_k, 84);
+NB_BLOCK_IS(nb_block_q3_k, 110);
+NB_BLOCK_IS(nb_block_q4_k, 144);
+NB_BLOCK_IS(nb_block_q5_k, 176);
+NB_BLOCK_IS(nb_block_q6_k, 210);
+#undef NB_BLOCK_IS
+
+/* A block as integers with their steps; what lies behind the block's elements is not set. */
+typedef struct nb_block_values {
+    int8_t q[NB_BLOCK_MAX];
+    float step[NB_BLOCK_STEPS], offset[NB_BLOCK_STEPS]; /* of 16 elements each */
+} nb_block_values;
+
+/* One block at any alignment: the specification of faster ones. */
+void nb_block_unpack_ref(nb_dtype dtype, const void *block, nb_block_values *out);
+
+/* Elements first ... first+count of an array of blocks, as F32. */
+void nb_blocks_decode_ref(nb_dtype dtype, const void *blocks, int64_t first, int64_t count,
+                          float *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,69 @@
+"""Blocks of every GGUF type and what the gguf package expands them to: gguf/blocks.safetensors.
+
+    make_gguf.py [-o FOLDER]        gguf 0.19.0, numpy, safetensors
+
+TYPE.blocks U8 [n, bytes], TYPE.values F32 [n, elements].  Half of the blocks are quantised normal numbers where the
+package has a quantiser, all others are random bits under random steps: negative, tiny (subnormal in F16) and zero ones too.
+"""
+import argparse
+import os
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type, quants
+from safetensors.numpy import save_file
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+# Where a block has its F16 fields.
+HALVES = dict(Q4_0=(0,), Q4_1=(0, 2), Q5_0=(0,), Q5_1=(0, 2), Q8_0=(0,), Q2_K=(80, 82), Q3_K=(108,), Q4_K=(0, 2), Q5_K=(0, 2),
+              Q6_K=(208,))
+
+
+def random_blocks(rng, name, n):
+    """valid blocks: any bits are, but for steps that are not finite"""
+    blocks = rng.integers(0, 256, (n, gguf.GGML_QUANT_SIZES[Type[name]][1]), dtype=np.uint8)
+    for at in HALVES[name]:
+        steps = rng.normal(0, 0.01, n).astype(np.float16)
+        if n >= 8:
+            steps[1::7] = np.float16(3e-7)
+            steps[2::7] = np.float16(-3e-5)
+            steps[3::7] = 0
+            steps[4::7] = np.float16(-65504 if name[:2] == "Q8" else 600)
+        blocks[:, at:at + 2] = steps.view(np.uint8).reshape(n, 2)
+    return blocks
+
+
+def quantise(rng, name, rows, columns):
+    """[rows, bytes] of blocks for normal numbers of the size that weights have"""
+    w = rng.normal(0, 0.05, (rows, columns)).astype(np.float32)
+    try:
+        return quants.quantize(w, Type[name])
+    except NotImplementedError:
+        elements, size = gguf.GGML_QUANT_SIZES[Type[name]]
+        return random_blocks(rng, name, rows * columns // elements).reshape(rows, columns // elements * size)
+
+
+def blocks_file(rng):
+    out = {}
+    for name in TYPES:
+        elements, size = gguf.GGML_QUANT_SIZES[Type[name]]
+        n = 32 if elements == 32 else 8
+        blocks = np.concatenate([quantise(rng, name, n // 2, elements), random_blocks(rng, name, n - n // 2)])
+        assert blocks.shape == (n, size)
+        out[f"{name}.blocks"] = blocks
+        out[f"{name}.values"] = quants.dequantize(blocks, Type[name])
+        assert out[f"{name}.values"].shape == (n, elements) and np.isfinite(out[f"{name}.values"]).all()
+    return out
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("-o", default=f"{HERE}/gguf", help="output folder")
+    folder = ap.parse_args().o
+    os.makedirs(folder, exist_ok=True)
+    save_file(blocks_file(np.random.default_rng(30)), f"{folder}/blocks.safetensors")
+
+
+if __name__ == "__main__":
+    main()
