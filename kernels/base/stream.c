@@ -10,7 +10,7 @@
 
 const char *nb_compute_name(nb_compute compute)
 {
-    static const char *const names[NB_COMPUTE_COUNT] = {"f32", "bf16"};
+    static const char *const names[NB_COMPUTE_COUNT] = {"f32", "bf16", "a8", "a4"};
     return names[compute];
 }
 

@@ -17,8 +17,17 @@
 
 /* How linears, attention and convolutions compute; everything else is F32 always.
  * F32:  every value F32.
- * BF16: inputs of products are rounded to BF16 (nearest even), sums are F32. */
-typedef enum nb_compute { NB_COMPUTE_F32, NB_COMPUTE_BF16, NB_COMPUTE_COUNT } nb_compute;
+ * BF16: inputs of products are rounded to BF16 (nearest even), sums are F32.
+ * A8:   linears of quantised weights multiply 8-bit integers (kernels/a8.h); the rest as BF16.
+ * A4:   linears of 4-bit weights round x to NVFP4 (kernels/a4.h); those of other quantised
+ *       weights are as A8, the rest as BF16. */
+typedef enum nb_compute {
+    NB_COMPUTE_F32,
+    NB_COMPUTE_BF16,
+    NB_COMPUTE_A8,
+    NB_COMPUTE_A4,
+    NB_COMPUTE_COUNT
+} nb_compute;
 
 const char *nb_compute_name(nb_compute compute); /* "f32" */
 

@@ -45,6 +45,11 @@ void nb_ops_climb_cpu(struct nb_ops *ops, unsigned caps)
         ops->conv2d[NB_COMPUTE_BF16] = nb_conv2d_bf16_avx512bf16;
         ops->attn[NB_COMPUTE_BF16] = nb_attn_bf16_avx512bf16;
     }
+    if (caps & NB_CPU_AVX512_VNNI) ops->linear[NB_COMPUTE_A8] = nb_linear_a8_avx512vnni;
+    for (int policy = NB_COMPUTE_A8; policy <= NB_COMPUTE_A4; policy++) {
+        ops->conv2d[policy] = ops->conv2d[NB_COMPUTE_BF16];
+        ops->attn[policy] = ops->attn[NB_COMPUTE_BF16];
+    }
 }
 
 #else

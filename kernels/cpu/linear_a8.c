@@ -1,0 +1,271 @@
+/*
+ * The driver of 8-bit linears of many rows, like kernels/cpu/linear.c: x is rounded and packed
+ * into lanes once, then tasks of n_block weight rows times m_block rows of x go over k in
+ * blocks
+ *
+ *     decode and round n_block rows of W into panels (L2)
+ *     for each tile of lanes (x: 40 KB, L1)
+ *         for each panel: one register tile, its sums loaded and stored exactly
+ *
+ * and at the end the sums, [n][m], are transposed into y with the epilogue. Integers are
+ * multiplied twice as fast as BF16, so that all the rest counts twice: blocks of m are as large
+ * as L2 allows for, because W is decoded anew for each.
+ */
+#include "kernels/cpu/linear_a8.h"
+
+#include <string.h>
+
+#include "kernels/ops.h"
+
+enum {
+    MAX_PANELS = 32,      /* weight rows of a task: x is read from L3 once for that many */
+    MAX_M_BLOCK = 512,    /* with MAX_PANELS: 384 KB of sums in L2 */
+    TASKS_PER_THREAD = 4, /* so that threads end together */
+    MAX_ROWS = 16,        /* of a panel, in any instruction set */
+    LINE = 64,
+    SCALED_STRIDE = NB_A8_BLOCK + 16, /* of scaled rows of x: not a power of two */
+};
+static const int64_t MAX_PACKED_BYTES = 64 << 20;
+
+struct plan {
+    const nb_linear_args *a;
+    const nb_a8_isa *isa;
+    nb_a8_part parts[NB_A8_PARTS];
+    int n_parts;
+    int64_t groups;           /* of all parts */
+    int64_t m0, m;            /* rows of x that are packed now */
+    int64_t m_block, n_block; /* multiples of lanes and rows */
+    int64_t n_m_blocks;
+    char *packed;  /* [parts][blocks of k][tiles of m], each as linear_a8.h says */
+    char *scratch; /* for each thread: panels, then sums */
+    int64_t panel_bytes, scratch_bytes;
+};
+
+/* What a task works on. */
+struct block {
+    const struct plan *p;
+    int64_t m0, m, n0, n; /* m0 from the first packed row */
+    char *panels;
+    float *sums; /* [tile][panel][rows][lanes] */
+};
+
+static int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t round_up(int64_t a, int64_t step)
+{
+    return (a + step - 1) / step * step;
+}
+
+/* Lanes of the tile at row m of the packed rows: only the last one can be a half tile. */
+static int lanes_at(const struct plan *p, int64_t m)
+{
+    int lanes = p->isa->lanes;
+    return p->m - m > lanes / 2 ? lanes : lanes / 2;
+}
+
+/* Groups of the block of k at a part's `group`. */
+static int64_t groups_at(const nb_a8_part *part, int64_t group)
+{
+    return min_of(NB_A8_BLOCK_GROUPS, part->groups - group);
+}
+
+/* Tile at row m, block of k at a part's `group`. A block of k is contiguous. */
+static char *packed_at(const struct plan *p, const nb_a8_part *part, int64_t m, int64_t group)
+{
+    int64_t before = round_up(p->m, p->isa->lanes) * (part->first_group + group);
+    return p->packed + (before + m * groups_at(part, group)) * nb_a8_group_bytes(p->isa);
+}
+
+/* A block of x with its columns scaled: [n_rows, k] at stride SCALED_STRIDE. */
+static const float *scale_block(float *out, const float *x, int64_t stride, const float *scales,
+                                int64_t n_rows, int64_t k)
+{
+    for (int64_t i = 0; i < n_rows; i++)
+        for (int64_t j = 0; j < k; j++)
+            out[i * SCALED_STRIDE + j] = x[i * stride + j] * scales[j];
+    return out;
+}
+
+static void pack_part(const struct plan *p, const nb_a8_part *part, int64_t m, float *scaled)
+{
+    int64_t stride = part->x.stride[0], n_rows = min_of(p->isa->lanes, p->m - m);
+    const float *scales = part->w.column_scales;
+    for (int64_t group = 0; group < part->groups; group += NB_A8_BLOCK_GROUPS) {
+        int64_t k0 = group * NB_A8_GROUP, k = min_of(NB_A8_BLOCK, part->w.k - k0);
+        const float *x = nb_tensor_f32(part->x) + (p->m0 + m) * stride + k0;
+        if (scales) x = scale_block(scaled, x, stride, scales + k0, n_rows, k);
+        p->isa->pack(packed_at(p, part, m, group), lanes_at(p, m), x,
+                     scales ? SCALED_STRIDE : stride, n_rows, k);
+    }
+}
+
+static void pack_task(void *arg, int64_t task, int thread)
+{
+    const struct plan *p = arg;
+    float *scaled = (float *)(void *)(p->scratch + thread * p->scratch_bytes);
+    for (int i = 0; i < p->n_parts; i++)
+        pack_part(p, &p->parts[i], task * p->isa->lanes, scaled);
+}
+
+/* The scales of a panel. */
+static float *scales_of(const struct block *b, int64_t panel)
+{
+    return (float *)(void *)(b->panels + panel * b->p->panel_bytes +
+                             b->p->isa->rows * NB_A8_BLOCK * b->p->isa->element_bytes);
+}
+
+/* Row i of the block's panels. Rows past the last weight row are never looked at: a product of
+ * whatever is there goes into sums that finish() leaves out. */
+static void decode_row(const struct block *b, const nb_a8_part *part, int64_t i, int64_t group)
+{
+    const nb_a8_isa *isa = b->p->isa;
+    int64_t panel = i / isa->rows, row = i % isa->rows, k0 = group * NB_A8_GROUP;
+    isa->decode(&part->w, b->n0 + i, k0, min_of(NB_A8_BLOCK, part->w.k - k0),
+                b->panels + panel * b->p->panel_bytes + row * NB_CHUNK_BYTES,
+                isa->rows * NB_CHUNK_BYTES, scales_of(b, panel) + row, isa->rows);
+}
+
+/* Asks for what decode_row will read: the rows of a k block are too short for the processor to
+ * see the pattern by itself. */
+static void prefetch_row(const struct block *b, const nb_a8_part *part, int64_t i, int64_t k0)
+{
+    const nb_weight *w = &part->w;
+    int64_t row_bytes = nb_weight_row_bytes(w), k1 = min_of(k0 + NB_A8_BLOCK, w->k);
+    const char *row = (const char *)w->data + (b->n0 + i) * row_bytes;
+    int64_t begin = k0 * row_bytes / w->k, end = k1 * row_bytes / w->k;
+    for (int64_t at = begin; at < end; at += LINE) __builtin_prefetch(row + at, 0, 2);
+}
+
+static void multiply(const struct block *b, const nb_a8_part *part, int64_t group)
+{
+    const struct plan *p = b->p;
+    int64_t n_panels = round_up(b->n, p->isa->rows) / p->isa->rows, n_done = 0;
+    int64_t n_tiles = round_up(b->m, p->isa->lanes) / p->isa->lanes;
+    int64_t tile_floats = p->isa->rows * p->isa->lanes;
+    for (int64_t t = 0; t < n_tiles; t++) {
+        int64_t m = b->m0 + t * p->isa->lanes;
+        int is_full = lanes_at(p, m) == p->isa->lanes;
+        nb_a8_span span = {.x = packed_at(p, part, m, group),
+                           .groups = (int)groups_at(part, group),
+                           .accumulate = part->first_group + group > 0};
+        for (int64_t i = 0; i < n_panels; i++) {
+            int64_t wanted = (t * n_panels + i + 1) * b->n / (n_tiles * n_panels);
+            for (; n_done < wanted; n_done++)
+                prefetch_row(b, part, n_done, group * NB_A8_GROUP + NB_A8_BLOCK);
+            span.w = b->panels + i * p->panel_bytes;
+            span.w_scales = scales_of(b, i);
+            (is_full ? p->isa->tile_full
+                     : p->isa->tile_half)(b->sums + (t * n_panels + i) * tile_floats, &span);
+        }
+    }
+}
+
+/* 16 outputs times 16 rows at a time. */
+static void finish(const struct block *b)
+{
+    const struct plan *p = b->p;
+    int64_t rows = p->isa->rows, n_panels = round_up(b->n, rows) / rows;
+    for (int64_t m = 0; m < b->m; m += 16) {
+        int64_t tile_m = m / p->isa->lanes * p->isa->lanes;
+        int64_t lanes = lanes_at(p, b->m0 + tile_m), tile_floats = rows * p->isa->lanes;
+        const float *tile =
+            b->sums + tile_m / p->isa->lanes * n_panels * tile_floats + (m - tile_m);
+        for (int64_t n = 0; n < b->n; n += 16) {
+            const float *sums[16];
+            for (int64_t j = 0; j < 16; j++) {
+                int64_t row = min_of(n + j, b->n - 1);
+                sums[j] = tile + row / rows * tile_floats + row % rows * lanes;
+            }
+            p->isa->finish(p->a, sums, p->m0 + b->m0 + m, min_of(16, b->m - m), b->n0 + n,
+                           min_of(16, b->n - n));
+        }
+    }
+}
+
+static void multiply_task(void *arg, int64_t task, int thread)
+{
+    const struct plan *p = arg;
+    char *scratch = p->scratch + thread * p->scratch_bytes;
+    struct block b = {.p = p,
+                      .m0 = task % p->n_m_blocks * p->m_block,
+                      .n0 = task / p->n_m_blocks * p->n_block,
+                      .panels = scratch,
+                      .sums = (float *)(void *)(scratch + MAX_PANELS * p->panel_bytes)};
+    b.m = min_of(p->m_block, p->m - b.m0);
+    b.n = min_of(p->n_block, p->a->w->n - b.n0);
+    for (int i = 0; i < p->n_parts; i++)
+        for (int64_t group = 0; group < p->parts[i].groups; group += NB_A8_BLOCK_GROUPS) {
+            for (int64_t row = 0; row < b.n; row++) decode_row(&b, &p->parts[i], row, group);
+            multiply(&b, &p->parts[i], group);
+        }
+    finish(&b);
+}
+
+/* Blocks as even as they can be, and enough tasks to go round. */
+static void choose_blocks(struct plan *p, int threads)
+{
+    int64_t n = p->a->w->n, lanes = p->isa->lanes, rows = p->isa->rows;
+    int64_t n_m_blocks = round_up(p->m, MAX_M_BLOCK) / MAX_M_BLOCK;
+    p->m_block = round_up(round_up(p->m, n_m_blocks) / n_m_blocks, lanes);
+    p->n_m_blocks = round_up(p->m, p->m_block) / p->m_block;
+    p->n_block = MAX_PANELS * rows;
+    while (p->n_block > rows && round_up(n, p->n_block) / p->n_block * p->n_m_blocks <
+                                    (int64_t)TASKS_PER_THREAD * threads)
+        p->n_block = p->n_block / rows / 2 * rows;
+}
+
+static int64_t groups_of(int64_t k)
+{
+    return round_up(k, NB_A8_STEP) / NB_A8_GROUP;
+}
+
+int nb_a8_parts(nb_stream *s, const nb_linear_args *a, nb_a8_part parts[NB_A8_PARTS])
+{
+    const nb_low_rank *low = &a->w->low_rank;
+    parts[0] = (nb_a8_part){.w = *a->w, .x = a->x, .groups = groups_of(a->w->k)};
+    if (!low->rank) return 1;
+    nb_weight down = {
+        .data = low->down, .dtype = low->dtype, .n = low->rank, .k = a->w->k, .scale = 1};
+    nb_weight up = {
+        .data = low->up, .dtype = low->dtype, .n = a->w->n, .k = low->rank, .scale = 1};
+    nb_tensor t = nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(a->x.shape[0], low->rank));
+    nb_linear_args product = {.y = t, .x = a->x, .w = &down};
+    if (t.data) nb_device_ops(s->device)->linear[NB_COMPUTE_BF16](s, &product);
+    parts[1] = (nb_a8_part){
+        .w = up, .x = t, .first_group = parts[0].groups, .groups = groups_of(low->rank)};
+    return 2;
+}
+
+void nb_linear_a8(nb_stream *s, const nb_linear_args *a, const nb_a8_isa *isa)
+{
+    if (isa->few && a->x.shape[0] <= NB_FEW_ROWS) {
+        nb_linear_a8_few(s, a, isa);
+        return;
+    }
+    struct plan p = {.a = a, .isa = isa};
+    nb_arena_mark mark = nb_arena_save(s->arena);
+    int64_t m = a->x.shape[0], lanes = isa->lanes;
+    p.n_parts = nb_a8_parts(s, a, p.parts);
+    for (int i = 0; i < p.n_parts; i++) p.groups += p.parts[i].groups;
+    int64_t lane_bytes = p.groups * nb_a8_group_bytes(isa);
+    int64_t most = MAX_PACKED_BYTES / lane_bytes / MAX_M_BLOCK * MAX_M_BLOCK;
+    int64_t step = min_of(m, most > MAX_M_BLOCK ? most : MAX_M_BLOCK);
+    p.panel_bytes = round_up(isa->rows * (NB_A8_BLOCK * isa->element_bytes +
+                                          NB_A8_BLOCK_SCALES * (int64_t)sizeof(float)),
+                             LINE);
+    p.scratch_bytes = MAX_PANELS * (p.panel_bytes + isa->rows * MAX_M_BLOCK * 4);
+    p.packed = nb_arena_alloc(s->arena, (size_t)(round_up(step, lanes) * lane_bytes));
+    p.scratch = nb_arena_alloc(s->arena, (size_t)(p.scratch_bytes * s->threads));
+    if (!p.packed || !p.scratch) nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
+    for (; p.m0 < m; p.m0 += step) {
+        p.m = min_of(step, m - p.m0);
+        choose_blocks(&p, s->threads);
+        nb_parallel(s, round_up(p.m, lanes) / lanes, pack_task, &p);
+        nb_parallel(s, round_up(a->w->n, p.n_block) / p.n_block * p.n_m_blocks, multiply_task,
+                    &p);
+    }
+    nb_arena_rewind(s->arena, mark);
+}
