@@ -178,6 +178,14 @@ static void report(struct session *s, const char *label)
         say(s, "%s ok (%d cases)", label, v->n_cases);
 }
 
+/* Attention and convolution are those of BF16 where linears are of fewer bits. */
+static int is_of_lower_policy(const nb_device *device, const nb_check_op *op,
+                              nb_compute compute, nb_any_fn fn)
+{
+    return compute > NB_COMPUTE_BF16 &&
+           fn == nb_ops_find(nb_device_ops(device), op->name, NB_COMPUTE_BF16);
+}
+
 /* Climbs the ladder; functions already seen on a lower rung are not tested again. */
 static void check_op(struct session *s, const nb_check_op *op)
 {
@@ -191,7 +199,7 @@ static void check_op(struct session *s, const nb_check_op *op)
             const nb_device *device = s->rungs[rung];
             nb_any_fn fn = nb_ops_find(nb_device_ops(device), op->name, compute);
             char label[64];
-            if (fn == seen) continue;
+            if (fn == seen || is_of_lower_policy(device, op, compute, fn)) continue;
             seen = fn;
             snprintf(label, sizeof label, "%s%s%s %s", op->name, by_compute ? " " : "",
                      by_compute ? nb_compute_name(compute) : "",
