@@ -24,12 +24,12 @@ void nb_pack_filter_bf16_avx512bf16(void *out, int64_t chunk_stride, const float
         }
 }
 
+NB_ALWAYS_INLINE void store_pairs(void *out, __m512 low, __m512 high, __mmask16 mask)
+{
+    _mm512_mask_storeu_epi32(out, mask, pair_up(low, high));
+}
+
 void nb_pack_pixels_bf16_avx512bf16(void *out, const nb_conv_source *source, int64_t n)
 {
-    for (int64_t at = 0; at < n; at += 16) {
-        __mmask16 mask = nb_first_lanes(n - at);
-        __m512 low = nb_source16_avx512(source, 0, at, mask);
-        __m512 high = nb_source16_avx512(source, 1, at, mask);
-        _mm512_mask_storeu_epi32((char *)out + at * 4, mask, pair_up(low, high));
-    }
+    nb_pack_pixels_avx512(out, source, n, store_pairs, 2);
 }

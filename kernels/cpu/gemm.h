@@ -71,11 +71,12 @@ typedef void nb_pack_rows_fn(void *out, int lanes, const float *x, int64_t strid
 typedef void nb_linear_finish_fn(const nb_linear_args *a, const float *const sums[16],
                                  int64_t m0, int64_t n_m, int64_t n0, int64_t n_n);
 
-/* u of kernels/conv.h for `n` pixels of one unit's channels: u = x * mul + add, then silu. */
+/* u of kernels/conv.h for `n` pixels of one unit's channels: u = x * mul + add, then silu, and
+ * upsampled: pixel t is then x[(t + odd) / 2]. */
 typedef struct nb_conv_source {
     const float *x[2]; /* of the one or two channels of a unit; NULL: zeros */
     float mul[2], add[2];
-    int affine, silu;
+    int affine, silu, upsample, odd;
 } nb_conv_source;
 typedef void nb_pack_pixels_fn(void *out, const nb_conv_source *source, int64_t n);
 
@@ -94,6 +95,16 @@ typedef struct nb_linear_part {
 
 enum { NB_LINEAR_PARTS = 2 };
 
+/* y = sums + bias + residual for `n` pixels of `rows` channels, `plane` floats from channel to
+ * channel; sums lie `lanes` floats from each other. */
+typedef struct nb_conv_piece {
+    float *y;
+    const float *residual, *bias; /* NULL: none */
+    const float *sums;
+    int64_t plane, lanes, rows, n;
+} nb_conv_piece;
+typedef void nb_finish_pixels_fn(const nb_conv_piece *piece);
+
 /* What an instruction set brings for one compute policy. */
 typedef struct nb_gemm_isa {
     int rows, lanes;   /* of the full tile; the half tile has half the lanes */
@@ -105,6 +116,7 @@ typedef struct nb_gemm_isa {
     nb_panel_decode_fn *decode_f32; /* to F32 units whatever the policy, not rounded */
     nb_pack_filter_fn *pack_filter;
     nb_pack_pixels_fn *pack_pixels;
+    nb_finish_pixels_fn *finish_pixels;
     nb_few_fn *few; /* NULL: few rows go through the tiles too */
 } nb_gemm_isa;
 
@@ -128,6 +140,7 @@ nb_pack_rows_fn nb_pack_rows_f32_avx2, nb_pack_rows_rounded_avx2;
 nb_linear_finish_fn nb_linear_finish_avx2;
 nb_pack_filter_fn nb_pack_filter_f32_avx2, nb_pack_filter_rounded_avx2;
 nb_pack_pixels_fn nb_pack_pixels_f32_avx2, nb_pack_pixels_rounded_avx2;
+nb_finish_pixels_fn nb_finish_pixels_avx2, nb_finish_pixels_avx512;
 
 nb_gemm_tile_fn nb_gemm_tile_f32_full_avx512, nb_gemm_tile_f32_half_avx512;
 nb_gemm_tile_fn nb_gemm_tile_bf16_full_avx512bf16, nb_gemm_tile_bf16_half_avx512bf16;

@@ -16,6 +16,7 @@ static const nb_gemm_isa f32_avx2 = {
     .decode_f32 = nb_panel_f32_avx2,
     .pack_filter = nb_pack_filter_f32_avx2,
     .pack_pixels = nb_pack_pixels_f32_avx2,
+    .finish_pixels = nb_finish_pixels_avx2,
 };
 
 static const nb_gemm_isa rounded_avx2 = {
@@ -30,6 +31,7 @@ static const nb_gemm_isa rounded_avx2 = {
     .decode_f32 = nb_panel_f32_avx2,
     .pack_filter = nb_pack_filter_rounded_avx2,
     .pack_pixels = nb_pack_pixels_rounded_avx2,
+    .finish_pixels = nb_finish_pixels_avx2,
 };
 
 static const nb_gemm_isa f32_avx512 = {
@@ -44,6 +46,7 @@ static const nb_gemm_isa f32_avx512 = {
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_f32_avx512,
     .pack_pixels = nb_pack_pixels_f32_avx512,
+    .finish_pixels = nb_finish_pixels_avx512,
     .few = nb_few_f32_avx512,
 };
 
@@ -59,6 +62,7 @@ static const nb_gemm_isa rounded_avx512 = {
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_rounded_avx512,
     .pack_pixels = nb_pack_pixels_rounded_avx512,
+    .finish_pixels = nb_finish_pixels_avx512,
     .few = nb_few_f32_avx512,
 };
 
@@ -74,6 +78,7 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_bf16_avx512bf16,
     .pack_pixels = nb_pack_pixels_bf16_avx512bf16,
+    .finish_pixels = nb_finish_pixels_avx512,
     .few = nb_few_bf16_avx512bf16,
 };
 
