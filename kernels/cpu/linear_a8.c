@@ -23,6 +23,7 @@ enum {
     TASKS_PER_THREAD = 4, /* so that threads end together */
     MAX_ROWS = 16,        /* of a panel, in any instruction set */
     LINE = 64,
+    DECODE_AHEAD = 8,
     SCALED_STRIDE = NB_A8_BLOCK + 16, /* of scaled rows of x: not a power of two */
 };
 static const int64_t MAX_PACKED_BYTES = 64 << 20;
@@ -128,15 +129,32 @@ static void decode_row(const struct block *b, const nb_a8_part *part, int64_t i,
                 isa->rows * NB_CHUNK_BYTES, scales_of(b, panel) + row, isa->rows);
 }
 
-/* Asks for what decode_row will read: the rows of a k block are too short for the processor to
- * see the pattern by itself. */
+static void prefetch_bytes(const void *data, int64_t begin, int64_t end)
+{
+    for (int64_t at = begin; at < end; at += LINE)
+        __builtin_prefetch((const char *)data + at, 0, 2);
+}
+
+/* Columns k0 ... of a row, with its scales. */
+static void prefetch(const nb_weight *w, int64_t row, int64_t k0)
+{
+    int64_t row_bytes = nb_weight_row_bytes(w), k1 = min_of(k0 + NB_A8_BLOCK, w->k);
+    prefetch_bytes((const char *)w->data + row * row_bytes, k0 * row_bytes / w->k,
+                   k1 * row_bytes / w->k);
+    if (w->dtype == NB_DTYPE_F4_E2M1X2)
+        prefetch_bytes(w->scales, (row * w->k + k0) >> nb_weight_block_bits(w),
+                       (row * w->k + k1) >> nb_weight_block_bits(w));
+}
+
+/* Asks for what decode_row will read after the block at k0, the next of k or the first of the
+ * rows after these: such pieces of rows are too short for the processor to see the pattern by
+ * itself. */
 static void prefetch_row(const struct block *b, const nb_a8_part *part, int64_t i, int64_t k0)
 {
     const nb_weight *w = &part->w;
-    int64_t row_bytes = nb_weight_row_bytes(w), k1 = min_of(k0 + NB_A8_BLOCK, w->k);
-    const char *row = (const char *)w->data + (b->n0 + i) * row_bytes;
-    int64_t begin = k0 * row_bytes / w->k, end = k1 * row_bytes / w->k;
-    for (int64_t at = begin; at < end; at += LINE) __builtin_prefetch(row + at, 0, 2);
+    int is_last = k0 + NB_A8_BLOCK >= w->k;
+    int64_t row = b->n0 + i + (is_last ? b->n : 0);
+    if (row < w->n) prefetch(w, row, is_last ? 0 : k0 + NB_A8_BLOCK);
 }
 
 static void multiply(const struct block *b, const nb_a8_part *part, int64_t group)
@@ -151,10 +169,14 @@ static void multiply(const struct block *b, const nb_a8_part *part, int64_t grou
         nb_a8_span span = {.x = packed_at(p, part, m, group),
                            .groups = (int)groups_at(part, group),
                            .accumulate = part->first_group + group > 0};
+        int64_t x_bytes = p->isa->lanes * span.groups * nb_a8_group_bytes(p->isa);
         for (int64_t i = 0; i < n_panels; i++) {
             int64_t wanted = (t * n_panels + i + 1) * b->n / (n_tiles * n_panels);
             for (; n_done < wanted; n_done++)
-                prefetch_row(b, part, n_done, group * NB_A8_GROUP + NB_A8_BLOCK);
+                prefetch_row(b, part, n_done, group * NB_A8_GROUP);
+            if (t + 1 < n_tiles)
+                prefetch_bytes(span.x, x_bytes + i * x_bytes / n_panels,
+                               x_bytes + (i + 1) * x_bytes / n_panels);
             span.w = b->panels + i * p->panel_bytes;
             span.w_scales = scales_of(b, i);
             (is_full ? p->isa->tile_full
@@ -198,7 +220,11 @@ static void multiply_task(void *arg, int64_t task, int thread)
     b.n = min_of(p->n_block, p->a->w->n - b.n0);
     for (int i = 0; i < p->n_parts; i++)
         for (int64_t group = 0; group < p->parts[i].groups; group += NB_A8_BLOCK_GROUPS) {
-            for (int64_t row = 0; row < b.n; row++) decode_row(&b, &p->parts[i], row, group);
+            for (int64_t row = 0; row < b.n; row++) {
+                if (row + DECODE_AHEAD < b.n)
+                    prefetch(&p->parts[i].w, b.n0 + row + DECODE_AHEAD, group * NB_A8_GROUP);
+                decode_row(&b, &p->parts[i], row, group);
+            }
             multiply(&b, &p->parts[i], group);
         }
     finish(&b);
