@@ -26,8 +26,8 @@
 #include "pipeline/png.h"
 #include "pipeline/recipe.h"
 
-static const char *const stage_names[NB_STAGE_COUNT] = {"tokenize", "clip",    "t5",
-                                                        "prepare",  "denoise", "decode"};
+static const char *const stage_names[NB_STAGE_COUNT] = {
+    "tokenize", "clip", "t5", "prepare", "condition", "denoise", "decode"};
 
 const char *nb_stage_name(nb_stage stage)
 {
@@ -334,7 +334,9 @@ static nb_status begin_runs(struct job *j, struct denoiser *d)
         };
         NB_TRY(nb_flux_begin(flux, j->s, &in, &d->runs[i]));
     }
-    return checkpoint(j);
+    NB_TRY(checkpoint(j));
+    tell(j, 1, 1);
+    return NB_OK;
 }
 
 /* x += (sigma_{i+1} - sigma_i) v, with v = v_neg + s (v_pos - v_neg) under true CFG. */
@@ -354,7 +356,6 @@ static nb_status take_step(struct job *j, struct denoiser *d, int i)
 
 static nb_status run_steps(struct job *j, struct denoiser *d)
 {
-    NB_TRY(begin_runs(j, d));
     NB_TRY(dump_tokens(j, "latents", 0, d->latents));
     for (int i = 0; i < j->r->steps; i++) {
         NB_TRY(take_step(j, d, i));
@@ -374,13 +375,18 @@ static nb_status denoise(struct job *j, const float *start)
         .velocity = nb_stream_tensor(j->s, NB_DTYPE_F32, 2, shape),
     };
     if (j->n_texts > 1) d.negative = nb_stream_tensor(j->s, NB_DTYPE_F32, 2, shape);
-    begin_stage(j, NB_STAGE_DENOISE, j->r->steps);
+    begin_stage(j, NB_STAGE_CONDITION, 1);
     nb_stream_upload(j->s, d.latents, start);
-    nb_status status = run_steps(j, &d);
+    nb_status status = begin_runs(j, &d);
+    end_stage(j);
+    if (!status) {
+        begin_stage(j, NB_STAGE_DENOISE, j->r->steps);
+        status = run_steps(j, &d);
+        end_stage(j);
+    }
     for (int i = 0; i < j->n_texts; i++) nb_flux_end(d.runs[i]);
     nb_arena_rewind(j->s->arena, mark);
     nb_arena_trim(j->s->arena);
-    end_stage(j);
     return status;
 }
 

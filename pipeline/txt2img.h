@@ -50,7 +50,8 @@ typedef enum nb_stage {
     NB_STAGE_TOKENIZE,
     NB_STAGE_CLIP,
     NB_STAGE_T5,
-    NB_STAGE_PREPARE, /* opening the transformer, noise, all that is the same over the steps */
+    NB_STAGE_PREPARE,   /* opening the transformer, noise */
+    NB_STAGE_CONDITION, /* all that is the same over a picture's steps */
     NB_STAGE_DENOISE,
     NB_STAGE_DECODE, /* VAE and pixels */
     NB_STAGE_COUNT
