@@ -52,6 +52,7 @@ extern const nb_command nb_command_image;
 extern const nb_command nb_command_tokenize;
 extern const nb_command nb_command_quantize;
 extern const nb_command nb_command_eval;
+extern const nb_command nb_command_bench;
 extern const nb_command nb_command_info;
 extern const nb_command nb_command_doctor;
 extern const nb_command nb_command_version;

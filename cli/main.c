@@ -9,8 +9,9 @@
 #include "cli/common.h"
 
 const nb_command *const nb_commands[] = {
-    &nb_command_image, &nb_command_tokenize, &nb_command_quantize, &nb_command_eval,
-    &nb_command_info,  &nb_command_doctor,   &nb_command_version,  NULL,
+    &nb_command_image,  &nb_command_tokenize, &nb_command_quantize,
+    &nb_command_eval,   &nb_command_bench,    &nb_command_info,
+    &nb_command_doctor, &nb_command_version,  NULL,
 };
 
 const nb_command *nb_command_find(const char *name)

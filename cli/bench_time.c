@@ -1,0 +1,166 @@
+/*
+ * Clocks, their statistics, and the roofs.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/bench.h"
+
+static double clock_seconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+nb_bench_time nb_bench_now(void)
+{
+    return (nb_bench_time){clock_seconds(CLOCK_MONOTONIC),
+                           clock_seconds(CLOCK_PROCESS_CPUTIME_ID)};
+}
+
+nb_bench_time nb_bench_since(nb_bench_time then)
+{
+    nb_bench_time now = nb_bench_now();
+    return (nb_bench_time){now.wall - then.wall, now.cpu - then.cpu};
+}
+
+void nb_bench_add(nb_bench_times *times, nb_bench_time time)
+{
+    if (times->n < NB_BENCH_MAX_RUNS) times->runs[times->n++] = time;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(const double *sorted, int n)
+{
+    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+}
+
+nb_bench_stats nb_bench_stats_of(const nb_bench_times *times)
+{
+    double wall[NB_BENCH_MAX_RUNS], cpu[NB_BENCH_MAX_RUNS];
+    int n = times->n;
+    for (int i = 0; i < n; i++) {
+        wall[i] = times->runs[i].wall;
+        cpu[i] = times->runs[i].cpu;
+    }
+    qsort(wall, (size_t)n, sizeof *wall, by_value);
+    qsort(cpu, (size_t)n, sizeof *cpu, by_value);
+    return (nb_bench_stats){
+        .median = median(wall, n),
+        .spread = (wall[n - 1] - wall[0]) / 2,
+        .least = wall[0],
+        .most = wall[n - 1],
+        .cpu = median(cpu, n),
+    };
+}
+
+/* ---- roofs ---- */
+
+static const double LOOP_SECONDS = 0.03;
+enum { LOOPS = 5 };
+static const size_t READ_BYTES = (size_t)512 << 20; /* many times what caches hold */
+
+/* A loop that each task runs by itself, timed by its thread's own clock: what others do on the
+ * machine meanwhile does not count. */
+struct arithmetic {
+    const nb_roof_loop *loop;
+    int64_t rounds;
+    double *seconds; /* [tasks] */
+};
+
+static void run_arithmetic(void *arg, int64_t task, int thread)
+{
+    const struct arithmetic *a = arg;
+    double begin = clock_seconds(CLOCK_THREAD_CPUTIME_ID);
+    (void)thread;
+    a->loop->run(NULL, a->rounds);
+    a->seconds[task] = clock_seconds(CLOCK_THREAD_CPUTIME_ID) - begin;
+}
+
+/* Work a second of so many threads at once. */
+static double arithmetic_rate(nb_stream *s, struct arithmetic *a, int threads)
+{
+    double rate = 0;
+    nb_parallel(s, threads, run_arithmetic, a);
+    for (int i = 0; i < threads && s->status == NB_OK; i++)
+        rate += (double)a->rounds * a->loop->work / a->seconds[i];
+    return rate;
+}
+
+static void measure_arithmetic(nb_stream *s, const nb_roof_loop *loop, double *seconds,
+                               double *one, double *all)
+{
+    struct arithmetic a = {loop, 1000, seconds};
+    while (a.rounds < INT64_MAX / 2) { /* until a loop is long enough for its clock */
+        run_arithmetic(&a, 0, 0);
+        if (seconds[0] >= LOOP_SECONDS) break;
+        a.rounds *= 2;
+    }
+    for (int i = 0; i < LOOPS; i++) {
+        double rate = arithmetic_rate(s, &a, 1);
+        if (rate > *one) *one = rate;
+        rate = arithmetic_rate(s, &a, s->threads);
+        if (rate > *all) *all = rate;
+    }
+}
+
+/* Memory is what threads share, so here the clock on the wall counts. */
+struct reading {
+    const nb_roof_loop *loop;
+    const char *data;
+};
+
+enum { CHUNK_BYTES = 4 << 20 };
+
+static void run_reading(void *arg, int64_t task, int thread)
+{
+    const struct reading *r = arg;
+    (void)thread;
+    r->loop->run(r->data + task * CHUNK_BYTES, CHUNK_BYTES / (int64_t)r->loop->work);
+}
+
+static void measure_reading(nb_stream *s, const nb_roof_loop *loop, double *one, double *all)
+{
+    int64_t n_chunks = (int64_t)(READ_BYTES / CHUNK_BYTES);
+    nb_arena_mark mark = nb_arena_save(s->arena);
+    char *data = nb_stream_tensor(s, NB_DTYPE_U8, 1, NB_SHAPE((int64_t)READ_BYTES)).data;
+    struct reading r = {loop, data};
+    if (data) memset(data, 1, READ_BYTES); /* pages that nobody wrote are all the same one */
+    for (int i = 0; i < LOOPS && data; i++) {
+        nb_bench_time begin = nb_bench_now();
+        for (int64_t chunk = 0; chunk < n_chunks; chunk++) run_reading(&r, chunk, 0);
+        double rate = (double)READ_BYTES / nb_bench_since(begin).wall;
+        if (rate > *one) *one = rate;
+        begin = nb_bench_now();
+        nb_parallel(s, n_chunks, run_reading, &r);
+        rate = (double)READ_BYTES / nb_bench_since(begin).wall;
+        if (rate > *all) *all = rate;
+    }
+    nb_arena_rewind(s->arena, mark);
+    nb_arena_trim(s->arena);
+}
+
+nb_status nb_bench_measure_roofs(nb_stream *s, unsigned which, nb_bench_roofs *out)
+{
+    double *seconds = calloc((size_t)s->threads, sizeof *seconds);
+    *out = (nb_bench_roofs){0};
+    if (!seconds) return nb_fail(NB_E_SYSTEM, "out of memory for the roofs");
+    for (int i = 0; i < NB_ROOF_COUNT; i++) {
+        const nb_roof_loop *loop = nb_roof_find((nb_roof)i, nb_device_caps(s->device));
+        if (!loop || !((which >> i) & 1)) continue;
+        out->instructions[i] = loop->instruction;
+        if (i == NB_ROOF_READ)
+            measure_reading(s, loop, &out->one[i], &out->all[i]);
+        else
+            measure_arithmetic(s, loop, seconds, &out->one[i], &out->all[i]);
+    }
+    free(seconds);
+    return nb_stream_sync(s);
+}
