@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/extras.h"
 #include "models/packed.h"
 
 enum { NAME_BYTES = 256, SCALE_BLOCK = 128 };
@@ -48,6 +49,11 @@ static int is_matrix_type(nb_dtype dtype)
 {
     return dtype == NB_DTYPE_F32 || dtype == NB_DTYPE_F16 || dtype == NB_DTYPE_BF16 ||
            is_f8(dtype);
+}
+
+static int is_block_type(nb_dtype dtype)
+{
+    return nb_dtype_elements(dtype) > 1;
 }
 
 static int is_float_type(nb_dtype dtype)
@@ -208,23 +214,6 @@ static nb_status lacks_scale(const nb_stored *t)
 
 /* --- binding --- */
 
-/* Parts of the product that are not in the matrix. */
-static nb_status refuse_extras(const nb_binder *b, const nb_stored *t)
-{
-    static const char *const extras[] = {"pre_quant_scale", "svdquant_lora_a",
-                                         "svdquant_lora_b", "weight_zero_point"};
-    const char *dot = strrchr(t->name, '.');
-    int stem = dot ? (int)(dot - t->name) : 0;
-    char name[NAME_BYTES + 32];
-    for (size_t i = 0; i < sizeof extras / sizeof *extras; i++) {
-        snprintf(name, sizeof name, "%.*s.%s", stem, t->name, extras[i]);
-        if (nb_checkpoint_find(b->checkpoint, name))
-            return nb_fail(NB_E_DATA, TENSOR_FORMAT "a weight with %s cannot be computed yet",
-                           t->file, t->name, extras[i]);
-    }
-    return NB_OK;
-}
-
 static nb_status bind_packed(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
                              nb_weight *out)
 {
@@ -234,14 +223,16 @@ static nb_status bind_packed(nb_binder *b, const nb_stored *t, int64_t n, int64_
     return nb_packed_weight(&p, b->device, b->arena, out);
 }
 
-static nb_status bind_matrix(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
-                             nb_weight *out)
+static nb_status bind_plain(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
+                            nb_weight *out)
 {
     const nb_stored *scale;
-    NB_TRY(refuse_extras(b, t));
-    if (t->dtype == NB_DTYPE_U8) return bind_packed(b, t, n, k, out);
-    NB_TRY(check_type(t, is_matrix_type(t->dtype), "F32, F16, BF16, F8_E4M3 or F8_E5M2"));
+    NB_TRY(check_type(t, is_matrix_type(t->dtype) || is_block_type(t->dtype),
+                      "F32, F16, BF16, F8_E4M3 or F8_E5M2"));
     NB_TRY(check_matrix_shape(t, n, k));
+    if (k % nb_dtype_elements(t->dtype))
+        return nb_fail(NB_E_DATA, TENSOR_FORMAT "wanted columns in blocks of %lld, found %lld",
+                       t->file, t->name, (long long)nb_dtype_elements(t->dtype), (long long)k);
     nb_weight w = {.data = t->data, .dtype = t->dtype, .n = n, .k = k, .scale = 1.0f};
     w.device = b->device;
     NB_TRY(find_scale(b, t, &scale));
@@ -251,11 +242,41 @@ static nb_status bind_matrix(nb_binder *b, const nb_stored *t, int64_t n, int64_
     return NB_OK;
 }
 
-static nb_weight weight_named(nb_binder *b, int64_t n, int64_t k, const char *name)
+static nb_status bind_matrix(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
+                             nb_weight *out)
+{
+    if (t->dtype == NB_DTYPE_U8) return bind_packed(b, t, n, k, out);
+    return bind_plain(b, t, n, k, out);
+}
+
+/* The weight of a linear layer, with what is beside it. */
+static nb_status bind_product(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
+                              nb_weight *out)
+{
+    nb_weight w = {0};
+    NB_TRY(bind_matrix(b, t, n, k, &w));
+    if (b->no_extras)
+        NB_TRY(nb_extras_refuse(b->checkpoint, t));
+    else
+        NB_TRY(nb_extras_bind(b->checkpoint, t, b->arena, &w));
+    *out = w;
+    return NB_OK;
+}
+
+static nb_weight product_named(nb_binder *b, int64_t n, int64_t k, const char *name)
+{
+    nb_weight w = {0};
+    const nb_stored *t = b->status ? NULL : wanted(b, name);
+    if (t) b->status = bind_product(b, t, n, k, &w);
+    return w;
+}
+
+static nb_weight table_named(nb_binder *b, int64_t n, int64_t k, const char *name)
 {
     nb_weight w = {0};
     const nb_stored *t = b->status ? NULL : wanted(b, name);
     if (t) b->status = bind_matrix(b, t, n, k, &w);
+    if (t && !b->status) b->status = nb_extras_refuse(b->checkpoint, t);
     return w;
 }
 
@@ -286,7 +307,7 @@ nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const c
     nb_layer l = {0};
     EXPAND(layer, format);
     snprintf(name, sizeof name, "%s.weight", layer);
-    l.w = weight_named(b, n, k, name);
+    l.w = product_named(b, n, k, name);
     snprintf(name, sizeof name, "%s.bias", layer);
     if (has_bias) l.bias = vector_named(b, n, name);
     return l;
@@ -296,7 +317,7 @@ nb_weight nb_bind_weight(nb_binder *b, int64_t n, int64_t k, const char *format,
 {
     char name[NAME_BYTES];
     EXPAND(name, format);
-    return weight_named(b, n, k, name);
+    return table_named(b, n, k, name);
 }
 
 nb_tensor nb_bind_vector(nb_binder *b, int64_t n, const char *format, ...)

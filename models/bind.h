@@ -11,8 +11,9 @@
  * per 128x128 block, or one number) is bound with it. A checkpoint that says scaled FP8 (a
  * `scaled_fp8` tensor, or any such scale) and lacks the scale of an F8 tensor is refused; where
  * there is no scale at all, F8 is a plain cast and means what it says. 4 bits without a scale
- * mean nothing and are refused, and so is a matrix with a part that belongs to the product and
- * cannot be taken into account (a scale of the input channels, a low-rank branch, zero points).
+ * mean nothing and are refused. What belongs to the product beside a matrix, scales of the
+ * input channels and a low-rank branch, is bound with it (models/extras.h); zero points are
+ * refused.
  * Other tensors that nobody asks for are no error.
  */
 #ifndef NB_MODELS_BIND_H
@@ -26,7 +27,9 @@ typedef struct nb_binder {
     const nb_device *device;
     nb_arena *arena; /* the model's: lives as long as what is bound */
     nb_status status;
-    int scaled; /* the binder's own note: 0 not looked yet, 1 has FP8 scales, -1 has none */
+    int no_extras; /* layers are convolutions: what is beside a matrix (models/extras.h) is
+                      refused */
+    int scaled;    /* the binder's own note: 0 not looked yet, 1 has FP8 scales, -1 has none */
 } nb_binder;
 
 /* A matrix with its optional bias. */
@@ -40,7 +43,8 @@ typedef struct nb_layer {
 nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format,
                        ...) NB_PRINTF(5, 6);
 
-/* The full name of a matrix [n, k]. */
+/* The full name of a matrix [n, k] whose rows are looked up: it has no product, and what
+ * belongs to one beside it is refused. */
 nb_weight nb_bind_weight(nb_binder *b, int64_t n, int64_t k, const char *format, ...)
     NB_PRINTF(4, 5);
 

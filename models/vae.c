@@ -187,7 +187,8 @@ static void make_affine(nb_vae *m, nb_binder *b)
 static nb_status bind(nb_vae *m, const nb_checkpoint *checkpoint, const nb_device *device)
 {
     const nb_vae_config *c = &m->config;
-    nb_binder b = {.checkpoint = checkpoint, .device = device, .arena = m->arena};
+    nb_binder b = {
+        .checkpoint = checkpoint, .device = device, .arena = m->arena, .no_extras = 1};
     int64_t latent = c->latent_channels, top = c->channels[c->n_levels - 1], in = top;
     make_affine(m, &b);
     if (c->post_quant_conv) m->post_quant = bind_conv(&b, latent, latent, 1, "post_quant_conv");

@@ -63,9 +63,14 @@ for case in modelopt:weight_scale modelopt:weight_scale_2 comfy:weight_scale \
     refused 65 "$layer.${case#*:} is missing" -- image -m "$T/model" -p cat -o "$T/out/a.png" \
         "${exact[@]}"
 done
-what="a scale of the input channels"
+what="half of a low-rank branch"
 quantized modelopt
-"$tool" rename "$file" "$layer.bias" "$layer.pre_quant_scale"
-refused 65 "$layer.weight" "pre_quant_scale cannot be computed yet" \
+"$tool" rename "$file" "$layer.bias" "$layer.svdquant_lora_a"
+refused 65 "$layer.svdquant_lora_a" "$layer.svdquant_lora_b is missing" \
+    -- image -m "$T/model" -p cat -o "$T/out/a.png" "${exact[@]}"
+what="scales of the input channels, not as many as there are"
+quantized modelopt
+"$tool" rename "$file" "transformer_blocks.0.ff.net.0.proj.bias" "$layer.pre_quant_scale"
+refused 65 "$layer.pre_quant_scale" "wanted [48], found [192]" \
     -- image -m "$T/model" -p cat -o "$T/out/a.png" "${exact[@]}"
 finish

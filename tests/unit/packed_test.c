@@ -104,8 +104,6 @@ static const nb_stored bad_tensors[] = {
     T2("narrow.weight", U8, 1, 8, zeros),
     T2("narrow.weight_scale", F8_E4M3, 1, 1, zeros),
     NUMBER("narrow.weight_scale_2", &one),
-    T2("smooth.weight", U8, 1, 16, zeros),
-    NUMBER("smooth.pre_quant_scale", &one),
     T2("tiled.weight", U8, 16, 16, zeros),
     T2("tiled.weight_scale", F8_E4M3, 1, 2, zeros),
     NUMBER("tiled.weight_scale_2", &one),
@@ -125,7 +123,6 @@ static const struct {
     {"unclear", "tensor unclear.weight_scale_2: the scale is"},
     {"short", "tensor short.weight_scale: wanted [1, 2], found [1, 1]"},
     {"narrow", "tensor narrow.weight: wanted [1, 16], found [1, 8]"},
-    {"smooth", "a weight with pre_quant_scale cannot be computed yet"},
     {"tiled", "tensor tiled.weight_scale: wanted [128, 4], found [1, 2]"},
 };
 
