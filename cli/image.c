@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "cli/lora.h"
 #include "cli/prompt.h"
 #include "kernels/base/file.h"
 
@@ -79,6 +80,20 @@ static const nb_option part_options[] = {
      .offset = AT(tokenizers),
      .help = "the folder of tokenizer/ and tokenizer_2/; default: MODEL's, else\n"
              "those beside the transformer"},
+};
+
+static const nb_option lora_options[] = {
+    {.name = "lora",
+     .type = NB_OPTION_LIST,
+     .value = "FILE[:WEIGHT]",
+     .offset = AT(loras),
+     .help = "a LoRA for the transformer and the text encoders, as diffusers,\n"
+             "kohya, ComfyUI, BFL, OneTrainer or XLabs write it; WEIGHT is 1 if\n"
+             "not given; several add up"},
+    {.name = "lora-lenient",
+     .type = NB_OPTION_FLAG,
+     .offset = AT(lora_lenient),
+     .help = "leave out tensors of a LoRA that mean nothing to the model"},
 };
 
 static const nb_option picture_options[] = {
@@ -328,9 +343,11 @@ static nb_status draw_on(struct image_run *run, const nb_device *device, nb_comp
     nb_pipeline *pipeline;
     nb_stream *stream = NULL;
     const atomic_int *stop = nb_signals_catch();
-    NB_TRY(open_pipeline(run->options, device, &pipeline));
-    nb_status status =
-        nb_stream_create(device, compute, (int)run->options->common.threads, stop, &stream);
+    const struct image_options *o = run->options;
+    NB_TRY(open_pipeline(o, device, &pipeline));
+    nb_status status = nb_lora_use_list(pipeline, &o->loras, o->lora_lenient, compute);
+    if (!status)
+        status = nb_stream_create(device, compute, (int)o->common.threads, stop, &stream);
     if (!status) status = draw_with(run, pipeline, stream, request);
     nb_stream_destroy(stream);
     nb_pipeline_close(pipeline);
@@ -408,10 +425,12 @@ const nb_command nb_command_image = {
                 "nibble image -m black-forest-labs/FLUX.1-dev -f prompt.txt -s 7 --steps 20\n"
                 "nibble image --transformer flux1-dev.safetensors --vae ae.safetensors \\\n"
                 "    --clip clip_l.safetensors --t5 t5xxl.safetensors \"a cat\"\n"
+                "nibble image \"a cat\" --lora style.safetensors:0.8 --lora face.safetensors\n"
                 "nibble image a small blue star -b 4 -o star-%02d.png\n"
                 "echo a green ring | nibble image - -o - > ring.png\n",
     .groups = {{"Prompt and model", prompt_options, NB_COUNT(prompt_options)},
                {"Parts of a pipeline", part_options, NB_COUNT(part_options)},
+               {"LoRA", lora_options, NB_COUNT(lora_options)},
                {"Picture", picture_options, NB_COUNT(picture_options)},
                {"Noise", noise_options, NB_COUNT(noise_options)},
                {"Output", output_options, NB_COUNT(output_options)},

@@ -12,6 +12,8 @@ struct image_options {
     nb_common_options common;
     const char *model, *prompt, *prompt_file, *negative_prompt;
     const char *parts[NB_PART_COUNT], *tokenizers; /* single files and folders, or NULL */
+    nb_option_list loras;
+    int lora_lenient;
     const char *output, *init_latents, *dump;
     uint64_t seed;
     int64_t size[2]; /* width, height; 0: the model's */

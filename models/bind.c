@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/lora.h"
 #include "models/extras.h"
 #include "models/packed.h"
 
@@ -310,6 +311,9 @@ nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const c
     l.w = product_named(b, n, k, name);
     snprintf(name, sizeof name, "%s.bias", layer);
     if (has_bias) l.bias = vector_named(b, n, name);
+    const nb_loras *loras = nb_checkpoint_loras(b->checkpoint);
+    if (loras && !b->status)
+        b->status = nb_loras_apply(loras, layer, b->arena, &l.w, nb_tensor_f32(l.bias));
     return l;
 }
 

@@ -38,7 +38,8 @@ typedef struct nb_layer {
     nb_tensor bias; /* data NULL: none */
 } nb_layer;
 
-/* `NAME.weight` as [n, k] (trailing dimensions of 1 are dropped; a convolution's [o, c, kh, kw]
+/* Both with what the checkpoint's LoRA files add to them (models/lora.h).
+ * `NAME.weight` as [n, k] (trailing dimensions of 1 are dropped; a convolution's [o, c, kh, kw]
  * counts as k = c*kh*kw and must have kh = kw), and `NAME.bias` [n] if has_bias. */
 nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format,
                        ...) NB_PRINTF(5, 6);

@@ -1,7 +1,6 @@
 /*
  * A table of rules maps the beginning of a name; what follows it (.weight, .bias, a scale)
- * stays. In a rule # is a number, taken over to the same # of the result, and ~ is that number
- * counted from the last level. A rule with several results cuts the rows.
+ * stays. A rule with several results cuts the rows.
  */
 #include "models/canonical.h"
 
@@ -12,22 +11,14 @@
 
 #include "models/packed.h"
 
-enum { NAME_BYTES = 512, MAX_PIECES = 4, MAX_NUMBERS = 2, SCALE_BLOCK = 128 };
+enum { NAME_BYTES = 512, MAX_PIECES = NB_CANONICAL_PIECES, MAX_NUMBERS = 2, SCALE_BLOCK = 128 };
 
 #define TENSOR_FORMAT "%s: tensor %.300s: "
 
-enum cut {
-    WHOLE,
-    THIRDS,     /* q | k | v */
-    THREE_REST, /* q | k | v | mlp, q to v as high as linear2 */
-    SWAP        /* two halves change places */
-};
-
-struct rule {
-    const char *from;
-    enum cut cut;
-    const char *to[MAX_PIECES];
-};
+#define WHOLE      NB_CUT_WHOLE
+#define THIRDS     NB_CUT_THIRDS
+#define THREE_REST NB_CUT_THREE_REST
+#define SWAP       NB_CUT_SWAP
 
 #define DOUBLE "double_blocks.#."
 #define BLOCK  "transformer_blocks.#."
@@ -35,8 +26,7 @@ struct rule {
 #define ALONE  "single_transformer_blocks.#."
 #define EMBED  "time_text_embed."
 
-/* The first rule that fits is used: longer ones stand before their beginnings. */
-static const struct rule rules[] = {
+const nb_canonical_rule nb_canonical_rules[] = {
     {"img_in", WHOLE, {"x_embedder"}},
     {"txt_in", WHOLE, {"context_embedder"}},
     {"time_in.in_layer", WHOLE, {EMBED "timestep_embedder.linear_1"}},
@@ -93,6 +83,7 @@ static const struct rule rules[] = {
         {side ".norm_out", WHOLE, {side ".conv_norm_out"}},
     MIDDLE("encoder") MIDDLE("decoder")
 #undef MIDDLE
+        {NULL, WHOLE, {NULL}},
 };
 
 const char *const nb_canonical_prefixes[] = {
@@ -274,7 +265,7 @@ static int64_t rows_of(const struct view *v, const char *module, size_t module_b
 }
 
 /* How high the parts of a fused matrix are: ends[i] is where part i ends. 0 if it cannot be. */
-static int find_cuts(const struct view *v, const struct rule *rule, const char *module,
+static int find_cuts(const struct view *v, const nb_canonical_rule *rule, const char *module,
                      size_t module_bytes, int64_t ends[MAX_PIECES])
 {
     static const char linear1[] = "linear1";
@@ -332,8 +323,8 @@ static nb_status take_rows(struct view *v, nb_stored *t, const nb_stored *whole,
 }
 
 /* Adds what tensor `whole` becomes; `rest` is the part of its name that the rule leaves. */
-static nb_status apply(struct view *v, const struct rule *rule, const int numbers[MAX_NUMBERS],
-                       const nb_stored *whole, const char *rest)
+static nb_status apply(struct view *v, const nb_canonical_rule *rule,
+                       const int numbers[MAX_NUMBERS], const nb_stored *whole, const char *rest)
 {
     size_t module_bytes = (size_t)(rest - whole->name);
     int64_t begin = 0, ends[MAX_PIECES] = {0};
@@ -356,10 +347,10 @@ static nb_status apply(struct view *v, const struct rule *rule, const int number
 static nb_status add_canonical(struct view *v, const nb_stored *t)
 {
     const char *name = without_prefix(t->name);
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+    for (const nb_canonical_rule *rule = nb_canonical_rules; rule->from; rule++) {
         int numbers[MAX_NUMBERS] = {0};
-        const char *rest = match(rules[i].from, name, numbers);
-        if (rest) return apply(v, &rules[i], numbers, t, rest);
+        const char *rest = match(rule->from, name, numbers);
+        if (rest) return apply(v, rule, numbers, t, rest);
     }
     return add_tensor(v, name, t) ? NB_OK : no_memory(v);
 }

@@ -21,6 +21,27 @@ nb_status nb_canonical_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK
 /* The same for an open checkpoint, once; it is unchanged on failure. */
 nb_status nb_canonical_rename(nb_checkpoint *c) NB_MUST_CHECK;
 
+/* How a module of another layout becomes canonical ones. In a pattern # is a number, taken over
+ * to the same # of the result, and ~ is that number counted from the last level of a decoder.
+ */
+enum { NB_CANONICAL_PIECES = 4 };
+
+typedef enum nb_canonical_cut {
+    NB_CUT_WHOLE,
+    NB_CUT_THIRDS,     /* q | k | v */
+    NB_CUT_THREE_REST, /* q | k | v | mlp, q to v as high as linear2 */
+    NB_CUT_SWAP        /* two halves change places */
+} nb_canonical_cut;
+
+typedef struct nb_canonical_rule {
+    const char *from; /* NULL ends the table */
+    nb_canonical_cut cut;
+    const char *to[NB_CANONICAL_PIECES];
+} nb_canonical_rule;
+
+/* The first rule that fits is used: longer ones stand before their beginnings. */
+extern const nb_canonical_rule nb_canonical_rules[];
+
 /* The prefixes that are dropped; NULL-terminated. */
 extern const char *const nb_canonical_prefixes[];
 

@@ -25,6 +25,7 @@ struct nb_checkpoint {
     const nb_stored **own_by_name; /* what the files hold, however it is named in by_name */
     int64_t n_own;
     nb_arena *storage; /* of tensors that are not the files' own; NULL: none */
+    const struct nb_loras *loras;
 };
 
 static const char SUFFIX[] = ".safetensors", INDEX_SUFFIX[] = ".safetensors.index.json";
@@ -285,6 +286,16 @@ const nb_stored *nb_checkpoint_find_matrix(const nb_checkpoint *c, const char *n
     if (t || !nb_name_ends_with(name, ".weight")) return t;
     snprintf(packed, sizeof packed, "%s_packed", name);
     return nb_checkpoint_find(c, packed);
+}
+
+void nb_checkpoint_set_loras(nb_checkpoint *c, const struct nb_loras *loras)
+{
+    c->loras = loras;
+}
+
+const struct nb_loras *nb_checkpoint_loras(const nb_checkpoint *c)
+{
+    return c->loras;
 }
 
 int nb_checkpoint_n_files(const nb_checkpoint *c)

@@ -33,6 +33,11 @@ const nb_stored *nb_checkpoint_find_matrix(const nb_checkpoint *c, const char *n
 nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *tensors,
                                     int64_t n, nb_arena *storage) NB_MUST_CHECK;
 
+/* LoRA files (models/lora.h) that binding adds to its matrices; borrowed, NULL: none. */
+struct nb_loras;
+void nb_checkpoint_set_loras(nb_checkpoint *c, const struct nb_loras *loras);
+const struct nb_loras *nb_checkpoint_loras(const nb_checkpoint *c);
+
 int nb_checkpoint_n_files(const nb_checkpoint *c);
 const nb_safetensors *nb_checkpoint_file(const nb_checkpoint *c, int index);
 

@@ -12,6 +12,7 @@
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
 #include "models/canonical.h"
+#include "models/lora.h"
 #include "models/packed.h"
 
 enum { NAME_BYTES = 256 };
@@ -225,8 +226,28 @@ static void describe_text(nb_component *c)
     snprintf(c->detail, sizeof c->detail, "%d layers, width %lld", n, width);
 }
 
+static void describe_lora(nb_component *c)
+{
+    nb_lora_summary s;
+    char ranks[48];
+    if (!nb_lora_summarise(c->checkpoint, &s)) return;
+    c->layout = s.dialect;
+    snprintf(c->family, sizeof c->family, "%s", s.family);
+    snprintf(ranks, sizeof ranks, "%lld", (long long)s.least_rank);
+    if (s.largest_rank != s.least_rank)
+        snprintf(ranks, sizeof ranks, "%lld to %lld", (long long)s.least_rank,
+                 (long long)s.largest_rank);
+    if (s.foreign)
+        snprintf(c->detail, sizeof c->detail, "a %s adapter, which cannot be applied",
+                 s.foreign);
+    else
+        snprintf(c->detail, sizeof c->detail, "%lld layers, rank %s", (long long)s.n_modules,
+                 ranks);
+}
+
 static void describe(nb_component *c)
 {
+    if (c->kind == NB_KIND_LORA) describe_lora(c);
     if (c->kind == NB_KIND_FLUX) describe_flux(c);
     if (c->kind == NB_KIND_CLIP || c->kind == NB_KIND_T5) describe_text(c);
     if (c->kind == NB_KIND_VAE)
@@ -242,12 +263,8 @@ static int has_sign(const nb_component *c, const struct sign *sign)
 
 static int is_lora(const nb_checkpoint *checkpoint)
 {
-    static const char *const parts[] = {".lora_A.", ".lora_down.", ".lora_B.", ".lora_up.",
-                                        ".lokr_w1"};
-    for (int64_t i = 0; i < nb_checkpoint_n_tensors(checkpoint); i++)
-        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
-            if (strstr(nb_checkpoint_tensor(checkpoint, i)->name, parts[p])) return 1;
-    return 0;
+    nb_lora_summary summary;
+    return nb_lora_summarise(checkpoint, &summary);
 }
 
 /* --- the inspection --- */

@@ -5,6 +5,7 @@
  */
 #include "pipeline/pipeline.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,8 @@ struct nb_pipeline {
     nb_flux *flux;
     nb_vae *vae;
     nb_tokenizer *tokenizers[N_TOKENIZERS];
+    nb_loras *loras; /* NULL: none */
+    nb_pipeline_lora *lora_infos;
 };
 
 /* What model_index.json must say of a component; NULL-terminated alternatives. */
@@ -152,7 +155,9 @@ static nb_status read_index(const char *directory)
 static nb_status open_checkpoint(nb_pipeline *p, nb_part part)
 {
     if (p->checkpoints[part]) return NB_OK;
-    return nb_canonical_open(p->weights[part], &p->checkpoints[part]);
+    NB_TRY(nb_canonical_open(p->weights[part], &p->checkpoints[part]));
+    nb_checkpoint_set_loras(p->checkpoints[part], p->loras);
+    return NB_OK;
 }
 
 static nb_status read_config(const char *directory, const char *file, read_fn *read,
@@ -396,6 +401,9 @@ void nb_pipeline_close(nb_pipeline *p)
         nb_tokenizer_close(p->tokenizers[i]);
         free(p->tokenizer_paths[i]);
     }
+    nb_loras_close(p->loras);
+    for (int i = 0; i < p->info.n_loras; i++) free(p->lora_infos[i].name);
+    free(p->lora_infos);
     free(p->directory);
     free(p->name);
     free(p);
@@ -404,6 +412,42 @@ void nb_pipeline_close(nb_pipeline *p)
 const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p)
 {
     return &p->info;
+}
+
+/* ---- LoRA ---------------------------------------------------------------------------------
+ */
+
+static nb_status describe_loras(nb_pipeline *p, const nb_lora_use *uses, int n)
+{
+    p->lora_infos = calloc((size_t)n + 1, sizeof *p->lora_infos);
+    if (!p->lora_infos) return no_memory();
+    p->info.loras = p->lora_infos;
+    for (int i = 0; i < n; i++) {
+        nb_pipeline_lora *lora = &p->lora_infos[i];
+        lora->weight = uses[i].weight;
+        lora->name = last_part(uses[i].path);
+        if (!lora->name) return no_memory();
+        nb_checkpoint_digest(nb_loras_file(p->loras, i), lora->digest);
+        p->info.n_loras++;
+    }
+    return NB_OK;
+}
+
+nb_status nb_pipeline_set_loras(nb_pipeline *p, const nb_lora_use *uses, int n,
+                                const nb_lora_options *options)
+{
+    static const nb_part with_lora[] = {NB_PART_FLUX, NB_PART_CLIP, NB_PART_T5};
+    enum { N_MODELS = sizeof with_lora / sizeof *with_lora };
+    const nb_checkpoint *models[N_MODELS];
+    assert(!p->loras && !p->clip && !p->t5 && !p->flux);
+    for (int i = 0; i < N_MODELS; i++) {
+        NB_TRY(open_checkpoint(p, with_lora[i]));
+        models[i] = p->checkpoints[with_lora[i]];
+    }
+    NB_TRY(nb_loras_open(uses, n, options, models, N_MODELS, &p->loras));
+    for (int i = 0; i < N_MODELS; i++)
+        nb_checkpoint_set_loras(p->checkpoints[with_lora[i]], p->loras);
+    return describe_loras(p, uses, n);
 }
 
 /* ---- parts --------------------------------------------------------------------------------

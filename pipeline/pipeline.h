@@ -10,6 +10,7 @@
 
 #include "models/clip.h"
 #include "models/flux.h"
+#include "models/lora.h"
 #include "models/t5.h"
 #include "models/vae.h"
 #include "pipeline/noise.h"
@@ -54,6 +55,12 @@ nb_status nb_pipeline_open(const char *directory, const nb_device *device,
                            nb_pipeline **out) NB_MUST_CHECK;
 void nb_pipeline_close(nb_pipeline *p);
 
+typedef struct nb_pipeline_lora {
+    char *name; /* the file's, without folder and ending */
+    double weight;
+    char digest[65]; /* nb_checkpoint_digest */
+} nb_pipeline_lora;
+
 /* What is known from configs and headers alone. Borrowed from the pipeline. */
 typedef struct nb_pipeline_info {
     const char *directory;
@@ -69,8 +76,15 @@ typedef struct nb_pipeline_info {
     int default_steps;            /* 28 with a guidance embedder, 4 without */
     int64_t default_t5_length;    /* 512 or 256; at most what the tokenizer's config says */
     nb_noise_dtype default_noise; /* after the type of T5's weights */
+    const nb_pipeline_lora *loras;
+    int n_loras;
 } nb_pipeline_info;
 const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p);
+
+/* LoRA files for the transformer and the text encoders, from now on; before any model is
+ * opened, and once. Nothing of `uses` is kept. Statuses are those of nb_loras_open. */
+nb_status nb_pipeline_set_loras(nb_pipeline *p, const nb_lora_use *uses, int n,
+                                const nb_lora_options *options) NB_MUST_CHECK;
 
 /* 64 hex digits: nb_checkpoint_digest of a part; opens its checkpoint if need be. */
 nb_status nb_pipeline_digest(nb_pipeline *p, nb_part part, char digest[65]) NB_MUST_CHECK;

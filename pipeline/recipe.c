@@ -45,6 +45,17 @@ static json_t *model_json(const nb_recipe_args *a)
     return model;
 }
 
+static json_t *loras_json(const nb_recipe_args *a)
+{
+    json_t *loras = json_array();
+    for (int i = 0; i < a->info->n_loras; i++) {
+        const nb_pipeline_lora *l = &a->info->loras[i];
+        json_array_append_new(loras, json_pack("{s:s, s:f, s:s}", "name", l->name, "weight",
+                                               l->weight, "digest", l->digest));
+    }
+    return loras;
+}
+
 static json_t *kernels_json(const nb_stream *s)
 {
     static const char *const ops[] = {"linear", "attn", "conv2d"};
@@ -85,6 +96,7 @@ static void set_making(json_t *o, const nb_recipe_args *a)
 {
     json_object_set_new(o, "vae_tiled", json_boolean(a->tiled));
     json_object_set_new(o, "model", model_json(a));
+    json_object_set_new(o, "loras", loras_json(a));
     json_object_set_new(o, "device", json_string(nb_device_name(a->stream->device)));
     json_object_set_new(o, "compute", json_string(nb_compute_name(a->stream->compute)));
     json_object_set_new(o, "kernels", kernels_json(a->stream));
@@ -119,11 +131,33 @@ static void print_value(FILE *f, const char *key, const char *value)
     free(quoted);
 }
 
+/* <lora:NAME:WEIGHT> behind the prompt, and their hashes among the settings. */
+static void print_lora_tags(FILE *f, const nb_pipeline_info *info)
+{
+    for (int i = 0; i < info->n_loras; i++)
+        fprintf(f, " <lora:%s:%g>", info->loras[i].name, info->loras[i].weight);
+}
+
+static void print_lora_hashes(FILE *f, const nb_pipeline_info *info)
+{
+    char *text = NULL;
+    size_t bytes;
+    FILE *hashes = info->n_loras ? open_memstream(&text, &bytes) : NULL;
+    if (!hashes) return;
+    for (int i = 0; i < info->n_loras; i++)
+        fprintf(hashes, "%s%s: %.12s", i ? ", " : "", info->loras[i].name,
+                info->loras[i].digest);
+    if (fclose(hashes) == 0) print_value(f, "Lora hashes", text);
+    free(text);
+}
+
 static void print_parameters(FILE *f, const nb_recipe_args *a)
 {
     const nb_txt2img_request *r = a->request;
     const nb_picture *p = a->picture;
-    fprintf(f, "%s\n", r->prompt);
+    fputs(r->prompt, f);
+    print_lora_tags(f, a->info);
+    fputc('\n', f);
     if (r->negative_prompt && *r->negative_prompt)
         fprintf(f, "Negative prompt: %s\n", r->negative_prompt);
     fprintf(f, "Steps: %d, Sampler: Euler, Schedule type: Simple, CFG scale: %g", r->steps,
@@ -134,6 +168,7 @@ static void print_parameters(FILE *f, const nb_recipe_args *a)
         fprintf(f, ", Batch size: %d, Batch pos: %d", r->batch_count, p->index);
     fprintf(f, ", Model hash: %.10s", a->digests[NB_PART_FLUX]);
     print_value(f, "Model", a->info->name);
+    print_lora_hashes(f, a->info);
     fprintf(f, ", Version: nibble %s", r->version);
 }
 

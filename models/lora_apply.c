@@ -1,0 +1,143 @@
+/*
+ * Terms become branches: the matrix's own branch, if its file has one, and every term's pair
+ * are copied side by side.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "models/lora_terms.h"
+
+#define TENSOR_FORMAT "%s: tensor %.300s: "
+
+/* A branch while it is filled: down [rank, k], up [n, rank]. */
+struct branch {
+    nb_dtype dtype;
+    int64_t n, k, rank;
+    void *down, *up;
+    int64_t filled; /* of its ranks */
+};
+
+static void put(nb_dtype dtype, void *data, int64_t i, float value)
+{
+    if (dtype == NB_DTYPE_F32)
+        ((float *)data)[i] = value;
+    else
+        ((uint16_t *)data)[i] = nb_bf16_from_f32(value);
+}
+
+static int64_t rank_of(const nb_lora_term *t)
+{
+    return t->down->shape[0];
+}
+
+static nb_status check_shapes(const nb_lora_term *t, const nb_weight *w)
+{
+    char want[NB_SHAPE_TEXT_BYTES], found[NB_SHAPE_TEXT_BYTES];
+    int64_t wanted[2] = {rank_of(t), w->k};
+    const nb_stored *wrong = NULL;
+    if (t->down->shape[1] != w->k) wrong = t->down;
+    if (!wrong && t->n_rows != w->n) {
+        wrong = t->up;
+        wanted[0] = w->n;
+        wanted[1] = rank_of(t);
+    }
+    if (!wrong) return NB_OK;
+    return nb_fail(NB_E_DATA, TENSOR_FORMAT "wanted %s, found %s", wrong->file, wrong->name,
+                   nb_shape_text(2, wanted, want),
+                   nb_shape_text(wrong->rank, wrong->shape, found));
+}
+
+static nb_status check_finite(const nb_stored *t)
+{
+    int64_t n = nb_stored_count(t);
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(nb_load_f32(t->dtype, t->data, i)))
+            return nb_fail(NB_E_DATA, TENSOR_FORMAT "element %lld is not finite", t->file,
+                           t->name, (long long)i);
+    return NB_OK;
+}
+
+/* The branch that the matrix has without LoRA. */
+static void fill_own(struct branch *b, const nb_low_rank *own)
+{
+    for (int64_t i = 0; i < own->rank * b->k; i++)
+        put(b->dtype, b->down, i, nb_load_f32(own->dtype, own->down, i));
+    for (int64_t n = 0; n < b->n; n++)
+        for (int64_t r = 0; r < own->rank; r++)
+            put(b->dtype, b->up, n * b->rank + r,
+                nb_load_f32(own->dtype, own->up, n * own->rank + r));
+    b->filled = own->rank;
+}
+
+static void fill_term(struct branch *b, const nb_lora_term *t)
+{
+    int64_t rank = rank_of(t), rows = t->up->shape[0];
+    for (int64_t i = 0; i < rank * b->k; i++)
+        put(b->dtype, b->down, b->filled * b->k + i,
+            nb_load_f32(t->down->dtype, t->down->data, i));
+    for (int64_t n = 0; n < b->n; n++) {
+        int64_t row = (t->first_row + n) % rows;
+        for (int64_t r = 0; r < rank; r++) {
+            double value = nb_load_f32(t->up->dtype, t->up->data, row * rank + r);
+            put(b->dtype, b->up, n * b->rank + b->filled + r, (float)(t->scale * value));
+        }
+    }
+    b->filled += rank;
+}
+
+static nb_status add_bias(const nb_lora_term *t, float *bias, int64_t n)
+{
+    int64_t rows = t->up->shape[0];
+    if (!t->bias) return NB_OK;
+    if (!bias)
+        return nb_fail(NB_E_DATA, TENSOR_FORMAT "the layer that it is for has no bias",
+                       t->bias->file, t->bias->name);
+    NB_TRY(check_finite(t->bias));
+    for (int64_t i = 0; i < n; i++) {
+        double value = nb_load_f32(t->bias->dtype, t->bias->data, (t->first_row + i) % rows);
+        bias[i] = (float)(bias[i] + t->scale * value);
+    }
+    return NB_OK;
+}
+
+static int is_for(const nb_lora_term *t, const char *module)
+{
+    return strcmp(t->module, module) == 0;
+}
+
+static nb_status fill_branch(const nb_loras *l, const char *module, struct branch *b,
+                             float *bias)
+{
+    for (int64_t i = 0; i < l->n_terms; i++) {
+        const nb_lora_term *t = &l->terms[i];
+        if (!is_for(t, module)) continue;
+        NB_TRY(check_finite(t->down));
+        NB_TRY(check_finite(t->up));
+        fill_term(b, t);
+        NB_TRY(add_bias(t, bias, b->n));
+    }
+    return NB_OK;
+}
+
+nb_status nb_loras_apply(const nb_loras *l, const char *module, nb_arena *arena, nb_weight *w,
+                         float *bias)
+{
+    struct branch b = {.dtype = l->compute == NB_COMPUTE_F32 ? NB_DTYPE_F32 : NB_DTYPE_BF16,
+                       .n = w->n,
+                       .k = w->k,
+                       .rank = w->low_rank.rank};
+    for (int64_t i = 0; i < l->n_terms; i++) {
+        if (!is_for(&l->terms[i], module)) continue;
+        NB_TRY(check_shapes(&l->terms[i], w));
+        b.rank += rank_of(&l->terms[i]);
+    }
+    if (b.rank == w->low_rank.rank) return NB_OK;
+    size_t bytes = (size_t)b.rank * nb_dtype_bytes(b.dtype);
+    b.down = nb_arena_alloc(arena, bytes * (size_t)b.k);
+    b.up = nb_arena_alloc(arena, bytes * (size_t)b.n);
+    if (!b.down || !b.up) return NB_E_SYSTEM;
+    fill_own(&b, &w->low_rank);
+    NB_TRY(fill_branch(l, module, &b, bias));
+    w->low_rank = (nb_low_rank){.down = b.down, .up = b.up, .dtype = b.dtype, .rank = b.rank};
+    return NB_OK;
+}
