@@ -19,6 +19,7 @@ struct tokenize_options {
 #define AT(field) offsetof(struct tokenize_options, field)
 
 static const char *const parts[] = {"tokenizer", "tokenizer_2"};
+enum { TOKENIZER_2 = 1 };
 
 static const nb_option options[] = {
     {.name = "model",
@@ -63,8 +64,9 @@ static const nb_option options[] = {
      .help = "leave out what the tokenizer puts before and behind the text"},
 };
 
-/* The folder of the tokenizer that -m and --part name. The caller frees *out. */
-static nb_status find_folder(const struct tokenize_options *o, char **out)
+/* The folder of the tokenizer that -m and --part name. The caller frees *out. *in_pipeline: it
+ * is one of a pipeline's two. */
+static nb_status find_folder(const struct tokenize_options *o, char **out, int *in_pipeline)
 {
     char *model;
     NB_TRY(nb_model_resolve(o->model, &model));
@@ -78,6 +80,7 @@ static nb_status find_folder(const struct tokenize_options *o, char **out)
             nb_fail(NB_E_NOINPUT, "%s: wanted a folder with a tokenizer, found a file", model);
     } else if (nb_file_exists(index)) {
         *out = part;
+        *in_pipeline = 1;
         part = NULL;
     } else {
         *out = model;
@@ -247,9 +250,11 @@ static nb_status run(void *values, const nb_parsed *parsed)
     if ((o->ids != NULL) + o->jsonl + has_text > 1)
         return nb_fail(NB_E_USAGE, "tokenize: wanted one of a text, --ids and --jsonl");
     char *folder = NULL;
+    int in_pipeline = 0;
     nb_tokenizer *t;
-    NB_TRY(find_folder(o, &folder));
-    nb_status status = nb_tokenizer_open(folder, &t);
+    NB_TRY(find_folder(o, &folder, &in_pipeline));
+    nb_status status = in_pipeline && o->part == TOKENIZER_2 ? nb_tokenizer_open_t5(folder, &t)
+                                                             : nb_tokenizer_open(folder, &t);
     free(folder);
     if (status != NB_OK) return status;
     nb_console_say(o->common.console, NB_LOG_DEBUG, "%s from %s, %lld tokens",
@@ -266,8 +271,10 @@ const nb_command nb_command_tokenize = {
     .name = "tokenize",
     .summary = "text to token ids and back",
     .usage = "[WORDS...]",
-    .about = "Ids are those of the Hugging Face tokenizers library, special tokens included.\n"
-             "The folder of a FLUX.1 pipeline holds two tokenizers; --part names one.\n",
+    .about =
+        "Ids are those of the Hugging Face tokenizers library, special tokens included.\n"
+        "The folder of a FLUX.1 pipeline holds two tokenizers; --part names one, and the\n"
+        "ids are those that a picture is drawn from. Elsewhere tokenizer.json is the truth.\n",
     .examples = "nibble tokenize a red circle\n"
                 "nibble tokenize --part tokenizer_2 -p \"a red circle\"\n"
                 "nibble tokenize -m ~/models/DeepSeek-R1 --jsonl < texts.jsonl\n"

@@ -245,7 +245,9 @@ static nb_status read_configs(nb_pipeline *p, const nb_pipeline_paths *paths)
 static nb_status open_tokenizer(nb_pipeline *p, int which)
 {
     if (p->tokenizers[which]) return NB_OK;
-    return nb_tokenizer_open(p->tokenizer_paths[which], &p->tokenizers[which]);
+    const char *folder = p->tokenizer_paths[which];
+    return which == T5_IDS ? nb_tokenizer_open_t5(folder, &p->tokenizers[which])
+                           : nb_tokenizer_open(folder, &p->tokenizers[which]);
 }
 
 /* FluxPipeline draws the noise in the type of T5's weights: here the type of most of their

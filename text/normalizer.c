@@ -114,14 +114,29 @@ void nb_normalizer_take_charsmap(nb_normalizer *z, nb_charsmap *map)
     z->steps[0] = (step){.kind = STEP_CHARSMAP, .map = map};
 }
 
+static void fini_step(step *s)
+{
+    nb_pattern_destroy(s->pattern);
+    nb_str_fini(&s->content);
+    nb_charsmap_destroy(s->map);
+}
+
+void nb_normalizer_keep_charsmap(nb_normalizer *z)
+{
+    int n_kept = 0;
+    for (int i = 0; i < z->n_steps; i++) {
+        if (n_kept || z->steps[i].kind != STEP_CHARSMAP)
+            fini_step(&z->steps[i]);
+        else
+            z->steps[n_kept++] = z->steps[i];
+    }
+    z->n_steps = n_kept;
+}
+
 void nb_normalizer_destroy(nb_normalizer *z)
 {
     if (!z) return;
-    for (int i = 0; i < z->n_steps; i++) {
-        nb_pattern_destroy(z->steps[i].pattern);
-        nb_str_fini(&z->steps[i].content);
-        nb_charsmap_destroy(z->steps[i].map);
-    }
+    for (int i = 0; i < z->n_steps; i++) fini_step(&z->steps[i]);
     free(z);
 }
 

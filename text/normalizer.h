@@ -23,6 +23,9 @@ void nb_normalizer_destroy(nb_normalizer *z);
 /* Takes the map and applies it before all other steps. For a normalizer that has few. */
 void nb_normalizer_take_charsmap(nb_normalizer *z, nb_charsmap *map);
 
+/* Leaves out all steps but the first charsmap, if there is one. */
+void nb_normalizer_keep_charsmap(nb_normalizer *z);
+
 /* Replaces *text (valid UTF-8) by its normalized form. */
 nb_status nb_normalizer_apply(const nb_normalizer *z, nb_str *text) NB_MUST_CHECK;
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/base/file.h"
+#include "kernels/base/json.h"
 #include "text/token_ids.h"
 #include "text/tokenizer_parts.h"
 
@@ -42,7 +43,31 @@ static nb_status read_folder(const char *dir, nb_tokenizer *t, const nb_special_
         dir);
 }
 
-nb_status nb_tokenizer_open(const char *dir, nb_tokenizer **out)
+/* The pipeline of T5Tokenizer.__init__ in transformers 5, but for its normalizer. */
+static nb_status become_t5(nb_tokenizer *t, const nb_special_tokens *special)
+{
+    static const char words[] = "{\"type\": \"Sequence\", \"pretokenizers\": ["
+                                " {\"type\": \"WhitespaceSplit\"},"
+                                " {\"type\": \"Metaspace\", \"replacement\": \"\u2581\","
+                                "  \"prepend_scheme\": \"always\"}]}";
+    const char *name = special->names[NB_TOKEN_EOS] ? special->names[NB_TOKEN_EOS] : "</s>";
+    int32_t end = nb_tokenizer_token_id(t, name);
+    json_t *json;
+    if (!t->unigram) return NB_OK;
+    if (end < 0)
+        return nb_fail(NB_E_DATA, "%s: there is no piece for the end, %.80s", t->path, name);
+    NB_TRY(nb_json_parse(t->path, words, sizeof words - 1, &json));
+    nb_pretokenizer_destroy(t->pretokenizer);
+    t->pretokenizer = NULL;
+    nb_status status = nb_pretokenizer_read(t->path, json, &t->pretokenizer);
+    json_decref(json);
+    nb_normalizer_keep_charsmap(t->normalizer);
+    t->prefix.n = 0;
+    t->suffix = (nb_affix){.ids = {end}, .n = 1};
+    return status;
+}
+
+static nb_status open_folder(const char *dir, int as_t5, nb_tokenizer **out)
 {
     nb_special_tokens special;
     NB_TRY(nb_special_tokens_load(dir, &special));
@@ -52,6 +77,7 @@ nb_status nb_tokenizer_open(const char *dir, nb_tokenizer **out)
         for (int i = 0; i < NB_N_SPECIAL_TOKENS; i++) t->special[i] = -1;
         status = read_folder(dir, t, &special);
     }
+    if (status == NB_OK && as_t5) status = become_t5(t, &special);
     if (status == NB_OK) status = nb_added_tokens_finish(&t->added, t->normalizer);
     if (status == NB_OK) nb_special_tokens_resolve(&special, t);
     nb_special_tokens_fini(&special);
@@ -60,6 +86,16 @@ nb_status nb_tokenizer_open(const char *dir, nb_tokenizer **out)
     else
         *out = t;
     return status;
+}
+
+nb_status nb_tokenizer_open(const char *dir, nb_tokenizer **out)
+{
+    return open_folder(dir, 0, out);
+}
+
+nb_status nb_tokenizer_open_t5(const char *dir, nb_tokenizer **out)
+{
+    return open_folder(dir, 1, out);
 }
 
 void nb_tokenizer_close(nb_tokenizer *t)

@@ -2,15 +2,19 @@
  * Tokenizers: text to token ids and back, id for id as the Hugging Face `tokenizers` library.
  *
  * A tokenizer is a folder. What is in it decides the kind:
- *   tokenizer.json             BPE or Unigram with the normalizer, pre-tokenizer,
- * post-processor and decoder that the file states. The file is the truth: what a class of
- *                              transformers makes of it is not looked at (T5TokenizerFast
- * rebuilds the pipeline; ids differ after a literal special token that no blank follows, before
- * a typed U+2581, and at a U+0085). spiece.model               T5's SentencePiece Unigram
- * model; the pipeline of T5's tokenizer.json and the 100 <extra_id_n> are put around it.
- *   vocab.json + merges.txt    CLIP's byte-level BPE, with the pipeline of CLIPTokenizer.
+ *   tokenizer.json            BPE or Unigram, with the normalizer, pre-tokenizer,
+ *                             post-processor and decoder that the file states
+ *   vocab.json + merges.txt   CLIP's byte-level BPE, with the pipeline of CLIPTokenizer
+ *   spiece.model              T5's SentencePiece Unigram model; the pipeline of T5's
+ *                             tokenizer.json and the 100 <extra_id_n> are put around it
  * Beside them tokenizer_config.json and special_tokens_map.json name the special tokens and
  * model_max_length; both may be missing.
+ *
+ * nb_tokenizer_open reads a file as it is. FluxPipeline does not: its T5TokenizerFast (of
+ * transformers 5) takes vocabulary, added tokens and charsmap from the file and puts its own
+ * pipeline around them. nb_tokenizer_open_t5 does the same. Ids differ after a literal special
+ * token that no blank follows, at a typed U+2581, and at white space that the charsmap leaves,
+ * such as U+0085.
  *
  * Encoding: added tokens are cut out of the text; what lies between them is normalized,
  * pre-tokenized into words, and each word goes through BPE (Gage 1994; Sennrich et al. 2016) or
@@ -36,6 +40,11 @@ typedef struct nb_tokenizer nb_tokenizer;
 /* E_NOINPUT: no tokenizer in that folder. E_DATA names the file and what is wrong with it; a
  * component that nibble does not know is such a fault. E_SYSTEM: memory. */
 nb_status nb_tokenizer_open(const char *dir, nb_tokenizer **out) NB_MUST_CHECK;
+
+/* The same, as transformers' T5TokenizerFast makes it: of the normalizer the charsmap alone;
+ * words between white space, each beginning with U+2581; </s> at the end. What is no Unigram
+ * model is read as it is. */
+nb_status nb_tokenizer_open_t5(const char *dir, nb_tokenizer **out) NB_MUST_CHECK;
 void nb_tokenizer_close(nb_tokenizer *t); /* NULL is fine */
 
 /* Ids in storage that grows: zero it first, use it for any number of calls, then fini it. */

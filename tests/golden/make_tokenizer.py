@@ -3,11 +3,13 @@
     make_tokenizer.py [--real FOLDER]      FOLDER holds clip/ (vocab.json, merges.txt) and t5/ (tokenizer.json)
 
 Pinned as make_flux.py.  Writes tokenizer/NAME.jsonl, one object a line, and tokenizer/index.json:
-    {"name", "folder": a tokenizer folder relative to tokenizer/, or "clip" / "t5" below $NIBBLE_TOKENIZERS, "real": bool}
+    {"name", "folder": a tokenizer folder relative to tokenizer/, or "clip" / "t5" below $NIBBLE_TOKENIZERS, "real": bool,
+     "t5": bool}
     {"text", "ids"}                ids with special tokens, not cut, not padded, as FluxPipeline's tokenizers give them:
                                    transformers.CLIPTokenizer and T5TokenizerFast, from_pretrained(folder)
     {"text", "ids", "file_ids"}    where tokenizer.json read as it is (tokenizers.Tokenizer.from_file) says otherwise;
-                                   nibble follows the file (and reads a lone spiece.model as the tokenizer.json of it)
+                                   nibble follows the class in a pipeline, and the file in a tokenizer's own folder
+                                   (a lone spiece.model there as the tokenizer.json of it)
 
 Where the class and the file differ, and why (all of it seen in these lines):
   - T5TokenizerFast rebuilds the pipeline: of the normalizers it keeps only Precompiled, and pre-tokenizes with
@@ -123,8 +125,8 @@ def main():
     if opt.real:
         write("real-clip", f"{opt.real}/clip", "clip", strings(400, 2))
         write("real-t5", f"{opt.real}/t5", "t5", strings(400, 3))
-    rows = [{"name": n, "folder": f"../flux/models/{f}", "real": False} for n, f, _ in index]
-    rows += [{"name": f"real-{k}", "folder": k, "real": True} for k in ("clip", "t5")]
+    rows = [{"name": n, "folder": f"../flux/models/{f}", "real": False, "t5": k == "t5"} for n, f, k in index]
+    rows += [{"name": f"real-{k}", "folder": k, "real": True, "t5": k == "t5"} for k in ("clip", "t5")]
     with open(f"{HERE}/tokenizer/index.json", "w") as f:
         json.dump(rows, f, indent=1)
         f.write("\n")
