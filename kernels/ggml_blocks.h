@@ -31,6 +31,19 @@ enum { NB_BLOCK_MAX = 256, NB_BLOCK_STEP = 16, NB_BLOCK_STEPS = NB_BLOCK_MAX / N
 
 #define NB_PACKED __attribute__((packed))
 
+/* X(nb_dtype's name, nb_block's name, elements) */
+#define NB_BLOCK_LIST(X)                                                                       \
+    X(Q4_0, q4_0, 32)                                                                          \
+    X(Q4_1, q4_1, 32)                                                                          \
+    X(Q5_0, q5_0, 32)                                                                          \
+    X(Q5_1, q5_1, 32)                                                                          \
+    X(Q8_0, q8_0, 32)                                                                          \
+    X(Q2_K, q2_k, 256)                                                                         \
+    X(Q3_K, q3_k, 256)                                                                         \
+    X(Q4_K, q4_k, 256)                                                                         \
+    X(Q5_K, q5_k, 256)                                                                         \
+    X(Q6_K, q6_k, 256)
+
 /* (q - 8) * d */
 typedef struct NB_PACKED nb_block_q4_0 {
     uint16_t d;     /* F16 */

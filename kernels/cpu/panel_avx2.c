@@ -1,8 +1,8 @@
 /* Weight decoders into panels of F32 units, as they are or rounded to BF16. */
-#include <assert.h>
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/panel_ggml.h"
 #include "kernels/cpu/vec_avx2.h"
 
 enum { SEGMENT = 128 }; /* elements under one scale at least */
@@ -116,7 +116,7 @@ void nb_panel_f32_avx2(const nb_weight *w, int64_t row, int64_t k0, int64_t coun
         decode_fp4(0, w, row, k0, count, out, stride);
         break;
     default:
-        assert(!"a weight type without a decoder");
+        nb_panel_ggml_f32_avx2(w, row, k0, count, out, stride);
     }
 }
 
@@ -133,6 +133,6 @@ void nb_panel_rounded_avx2(const nb_weight *w, int64_t row, int64_t k0, int64_t 
         decode_fp4(1, w, row, k0, count, out, stride);
         break;
     default:
-        assert(!"a weight type without a decoder");
+        nb_panel_ggml_rounded_avx2(w, row, k0, count, out, stride);
     }
 }

@@ -1,9 +1,8 @@
 /* Weight decoders into panels of F32 units, as they are or rounded to BF16. */
 #include "kernels/cpu/panel_avx512.h"
 
-#include <assert.h>
-
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/panel_ggml.h"
 
 enum { SEGMENT = 128 }; /* elements under one scale at least */
 
@@ -65,7 +64,7 @@ void nb_panel_f32_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_t co
         decode_fp4(0, w, row, k0, count, out, stride);
         break;
     default:
-        assert(!"a weight type without a decoder");
+        nb_panel_ggml_f32_avx512(w, row, k0, count, out, stride);
     }
 }
 
@@ -82,6 +81,6 @@ void nb_panel_rounded_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_
         decode_fp4(1, w, row, k0, count, out, stride);
         break;
     default:
-        assert(!"a weight type without a decoder");
+        nb_panel_ggml_rounded_avx512(w, row, k0, count, out, stride);
     }
 }

@@ -1,9 +1,8 @@
 /* Weight decoders into panels of BF16 pairs. */
 #include "kernels/cpu/panel_avx512.h"
 
-#include <assert.h>
-
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/panel_ggml.h"
 
 enum { SEGMENT = 128 }; /* elements under one scale at least */
 
@@ -87,6 +86,6 @@ void nb_panel_bf16_avx512bf16(const nb_weight *w, int64_t row, int64_t k0, int64
         decode_fp4(w, row, k0, count, out, stride);
         break;
     default:
-        assert(!"a weight type without a decoder");
+        nb_panel_ggml_bf16_avx512bf16(w, row, k0, count, out, stride);
     }
 }

@@ -137,36 +137,12 @@ static void unpack_q6_k(const nb_block_q6_k *b, nb_block_values *out)
 void nb_block_unpack_ref(nb_dtype dtype, const void *block, nb_block_values *out)
 {
     switch (dtype) {
-    case NB_DTYPE_Q4_0:
-        unpack_q4_0(block, out);
+#define UNPACK(type, name, elements)                                                           \
+    case NB_DTYPE_##type:                                                                      \
+        unpack_##name(block, out);                                                             \
         break;
-    case NB_DTYPE_Q4_1:
-        unpack_q4_1(block, out);
-        break;
-    case NB_DTYPE_Q5_0:
-        unpack_q5_0(block, out);
-        break;
-    case NB_DTYPE_Q5_1:
-        unpack_q5_1(block, out);
-        break;
-    case NB_DTYPE_Q8_0:
-        unpack_q8_0(block, out);
-        break;
-    case NB_DTYPE_Q2_K:
-        unpack_q2_k(block, out);
-        break;
-    case NB_DTYPE_Q3_K:
-        unpack_q3_k(block, out);
-        break;
-    case NB_DTYPE_Q4_K:
-        unpack_q4_k(block, out);
-        break;
-    case NB_DTYPE_Q5_K:
-        unpack_q5_k(block, out);
-        break;
-    case NB_DTYPE_Q6_K:
-        unpack_q6_k(block, out);
-        break;
+        NB_BLOCK_LIST(UNPACK)
+#undef UNPACK
     default:
         assert(!"not a type of blocks");
     }

@@ -38,6 +38,17 @@ static const struct shape plain[] = {
     {33, 50, 1040, NB_DTYPE_F4_E2M1X2, NB_SCALE_NVFP4, NB_ACT_NONE, BIAS | HIGH_FIRST, 0},
     {5, 31, 32, NB_DTYPE_F4_E2M1X2, NB_SCALE_MXFP4, NB_ACT_NONE, HIGH_FIRST, 0},
     {65, 130, 544, NB_DTYPE_F4_E2M1X2, NB_SCALE_MXFP4, NB_ACT_GELU_TANH, GATE | RESIDUAL, 0},
+    {1, 1, 32, NB_DTYPE_Q8_0, NB_SCALE_NONE, NB_ACT_NONE, 0, 0},
+    {17, 13, 288, NB_DTYPE_Q8_0, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {33, 50, 1056, NB_DTYPE_Q4_0, NB_SCALE_NONE, NB_ACT_NONE, BIAS | GATE | RESIDUAL, 0},
+    {3, 31, 64, NB_DTYPE_Q4_1, NB_SCALE_NONE, NB_ACT_SILU, MUL, 0},
+    {65, 49, 544, NB_DTYPE_Q5_0, NB_SCALE_NONE, NB_ACT_NONE, 0, 0},
+    {9, 25, 96, NB_DTYPE_Q5_1, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {2, 33, 256, NB_DTYPE_Q2_K, NB_SCALE_NONE, NB_ACT_NONE, 0, 0},
+    {34, 17, 768, NB_DTYPE_Q3_K, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {47, 130, 1024, NB_DTYPE_Q4_K, NB_SCALE_NONE, NB_ACT_GELU_TANH, BIAS, 0},
+    {1, 70, 512, NB_DTYPE_Q5_K, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {66, 37, 256, NB_DTYPE_Q6_K, NB_SCALE_NONE, NB_ACT_NONE, GATE | RESIDUAL, 0},
     /* timed: FLUX.1, its text encoder, one row, a small model */
     {1280, 9216, 3072, NB_DTYPE_BF16, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
     {1280, 12288, 3072, NB_DTYPE_BF16, NB_SCALE_NONE, NB_ACT_GELU_TANH, BIAS, 0},
@@ -46,11 +57,15 @@ static const struct shape plain[] = {
     {256, 10240, 4096, NB_DTYPE_F8_E4M3, NB_SCALE_NONE, NB_ACT_NONE, MUL, 0},
     {1280, 12288, 3072, NB_DTYPE_F4_E2M1X2, NB_SCALE_NVFP4, NB_ACT_GELU_TANH, BIAS, 0},
     {1, 18432, 3072, NB_DTYPE_F4_E2M1X2, NB_SCALE_NVFP4, NB_ACT_NONE, BIAS, 0},
+    {1280, 12288, 3072, NB_DTYPE_Q4_K, NB_SCALE_NONE, NB_ACT_GELU_TANH, BIAS, 0},
+    {1, 18432, 3072, NB_DTYPE_Q8_0, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {1, 18432, 3072, NB_DTYPE_Q4_K, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {1, 18432, 3072, NB_DTYPE_Q6_K, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
     {1, 18432, 3072, NB_DTYPE_BF16, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
     {1, 18432, 3072, NB_DTYPE_F32, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
     {320, 256, 64, NB_DTYPE_F32, NB_SCALE_NONE, NB_ACT_GELU_TANH, BIAS, 0},
 };
-enum { N_TIMED = 10 };
+enum { N_TIMED = 14 };
 
 /* BF16 rounds x downᵀ once more, where a sum in another order may tip it: tolerances differ. */
 static const struct shape branch[] = {
@@ -106,7 +121,8 @@ static void put_beside(nb_check *c, const struct shape *p, nb_weight *w)
 static void run_shape(nb_check *c, const struct shape *p)
 {
     int64_t m = p->m, n = p->n, k = p->k;
-    int packed = p->dtype == NB_DTYPE_F4_E2M1X2 ? 2 : 1;
+    int64_t packed = p->dtype == NB_DTYPE_F4_E2M1X2 ? 2 : nb_dtype_elements(p->dtype);
+    int has_scale = p->dtype != NB_DTYPE_BF16 && nb_dtype_elements(p->dtype) == 1;
     float scale_values[NB_SCALE_CODES];
     nb_tensor data = nb_check_in_typed(c, p->dtype, 2, NB_SHAPE(n, k / packed), 0);
     nb_tensor scales = scales_of(c, p->scale, n, k);
@@ -116,7 +132,7 @@ static void run_shape(nb_check *c, const struct shape *p)
                    .k = k,
                    .scale_kind = p->scale,
                    .scales = scales.data,
-                   .scale = p->dtype == NB_DTYPE_BF16 ? 1.0f : 0.37f,
+                   .scale = has_scale ? 0.37f : 1.0f,
                    .scale_values = scale_values,
                    .high_first = (p->options & HIGH_FIRST) != 0};
     nb_weight_scale_values(p->scale, w.scale, 0, scale_values);

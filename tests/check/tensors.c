@@ -6,12 +6,14 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kernels/ggml_blocks.h"
 #include "tests/check/run.h"
 
 enum { GUARD_BYTES = 256 };
@@ -53,9 +55,40 @@ static float draw(input_kind kind, uint64_t *state, float row_sign)
     }
 }
 
+/* Where blocks have numbers of F16: any bits are good but these. */
+static const struct {
+    nb_dtype dtype;
+    int n, at[2];
+} block_numbers[] = {
+    {NB_DTYPE_Q4_0, 1, {offsetof(nb_block_q4_0, d)}},
+    {NB_DTYPE_Q4_1, 2, {offsetof(nb_block_q4_1, d), offsetof(nb_block_q4_1, m)}},
+    {NB_DTYPE_Q5_0, 1, {offsetof(nb_block_q5_0, d)}},
+    {NB_DTYPE_Q5_1, 2, {offsetof(nb_block_q5_1, d), offsetof(nb_block_q5_1, m)}},
+    {NB_DTYPE_Q8_0, 1, {offsetof(nb_block_q8_0, d)}},
+    {NB_DTYPE_Q2_K, 2, {offsetof(nb_block_q2_k, d), offsetof(nb_block_q2_k, dmin)}},
+    {NB_DTYPE_Q3_K, 1, {offsetof(nb_block_q3_k, d)}},
+    {NB_DTYPE_Q4_K, 2, {offsetof(nb_block_q4_k, d), offsetof(nb_block_q4_k, dmin)}},
+    {NB_DTYPE_Q5_K, 2, {offsetof(nb_block_q5_k, d), offsetof(nb_block_q5_k, dmin)}},
+    {NB_DTYPE_Q6_K, 1, {offsetof(nb_block_q6_k, d)}},
+};
+
+static void store_block(nb_dtype dtype, uint8_t *block, float value, uint64_t dice)
+{
+    uint16_t half = nb_f16_from_f32(value * 0x1p-6f);
+    for (size_t i = 0; i < nb_dtype_bytes(dtype); i++) block[i] = (uint8_t)next_random(&dice);
+    for (size_t i = 0; i < sizeof block_numbers / sizeof *block_numbers; i++)
+        for (int j = 0; block_numbers[i].dtype == dtype && j < block_numbers[i].n; j++)
+            memcpy(block + block_numbers[i].at[j], &half, sizeof half);
+}
+
 static void store(nb_dtype dtype, void *data, int64_t i, float value, int64_t limit,
                   uint64_t dice)
 {
+    if (nb_dtype_elements(dtype) > 1) {
+        size_t bytes = nb_dtype_bytes(dtype);
+        store_block(dtype, (uint8_t *)data + (size_t)i * bytes, value, dice);
+        return;
+    }
     uint16_t half = dtype == NB_DTYPE_BF16 ? nb_bf16_from_f32(value) : nb_f16_from_f32(value);
     uint8_t byte = dtype == NB_DTYPE_F8_E4M3 ? nb_e4m3_from_f32(value) : (uint8_t)(half >> 8);
     if (dtype == NB_DTYPE_F8_E8M0) byte = (uint8_t)(123 + (dice & 7));
