@@ -17,9 +17,9 @@
 #include "kernels/cpu/gemm.h"
 
 enum {
-    BLOCK_UNITS_3X3 = 16, /* units of a block of channels: 288 steps, 13 KB of panel */
+    BLOCK_UNITS_3X3 = 32, /* units of a block of channels: 288 steps of 64 bytes, 18 KB */
     MAX_TAPS = 9,
-    SUM_BYTES = 512 << 10, /* sums of a patch: half of L2 */
+    SUM_BYTES = 512 << 10, /* sums of a patch: half of L2; 256 pixels at 512 channels */
     MIN_PATCH = 32,
     TASKS_PER_THREAD = 8,
     LINE_BYTES = 64,

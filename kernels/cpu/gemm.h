@@ -144,6 +144,8 @@ nb_finish_pixels_fn nb_finish_pixels_avx2, nb_finish_pixels_avx512;
 
 nb_gemm_tile_fn nb_gemm_tile_f32_full_avx512, nb_gemm_tile_f32_half_avx512;
 nb_gemm_tile_fn nb_gemm_tile_bf16_full_avx512bf16, nb_gemm_tile_bf16_half_avx512bf16;
+nb_gemm_tile_fn nb_conv_tile_f32_full_avx512, nb_conv_tile_f32_half_avx512;
+nb_gemm_tile_fn nb_conv_tile_bf16_full_avx512bf16, nb_conv_tile_bf16_half_avx512bf16;
 nb_panel_decode_fn nb_panel_f32_avx512, nb_panel_rounded_avx512, nb_panel_bf16_avx512bf16;
 nb_pack_rows_fn nb_pack_rows_f32_avx512, nb_pack_rows_rounded_avx512,
     nb_pack_rows_bf16_avx512bf16;

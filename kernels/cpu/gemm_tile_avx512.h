@@ -1,5 +1,6 @@
-/* The register tile of 12 weight rows times 16 or 32 lanes: 24 sums, 2 vectors of x and a
- * broadcast in the 32 registers, 14 loads for 24 multiply-adds. */
+/* The register tile of up to 12 weight rows times 16 or 32 lanes: 24 sums, 2 vectors of x and
+ * a broadcast in the 32 registers, 14 loads for 24 multiply-adds. A linear has 12 rows; a
+ * convolution 8, of which the usual numbers of channels are multiples. */
 #ifndef NB_KERNELS_CPU_GEMM_TILE_AVX512_H
 #define NB_KERNELS_CPU_GEMM_TILE_AVX512_H
 
@@ -7,19 +8,19 @@
 
 #include "kernels/cpu/gemm.h"
 
-enum { NB_TILE_ROWS_AVX512 = 12 };
+enum { NB_TILE_ROWS_AVX512 = 12, NB_CONV_ROWS_AVX512 = 8 };
 
 typedef __m512 nb_multiply_add_avx512(__m512 sum, __m512 w, __m512 x);
 
-/* `vectors` and `multiply_add` are constants where this is used, so all loops over the tile are
- * unrolled and the sums live in registers. */
-NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int vectors,
+/* `rows`, `vectors` and `multiply_add` are constants where this is used, so all loops over the
+ * tile are unrolled and the sums live in registers. */
+NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int rows, int vectors,
                                      nb_multiply_add_avx512 *multiply_add)
 {
     __m512 sum[NB_TILE_ROWS_AVX512][2], xv[2];
     const char *w = s->w;
 #pragma GCC unroll 24
-    for (int i = 0; i < NB_TILE_ROWS_AVX512 * vectors; i++)
+    for (int i = 0; i < rows * vectors; i++)
         sum[i / vectors][i % vectors] =
             s->accumulate ? _mm512_load_ps(c + i * 16) : _mm512_setzero_ps();
     for (int tap = 0; tap < s->n_taps; tap++) {
@@ -31,7 +32,7 @@ NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int vector
                 for (int v = 0; v < vectors; v++)
                     xv[v] = _mm512_loadu_ps(x + v * NB_CHUNK_BYTES);
 #pragma GCC unroll 12
-                for (int r = 0; r < NB_TILE_ROWS_AVX512; r++) {
+                for (int r = 0; r < rows; r++) {
                     const char *at = w + r * NB_CHUNK_BYTES + u * 4;
                     __m512 b =
                         _mm512_broadcastss_ps(_mm_load_ss((const float *)(const void *)at));
@@ -40,11 +41,11 @@ NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int vector
                         sum[r][v] = multiply_add(sum[r][v], b, xv[v]);
                 }
             }
-            w += NB_TILE_ROWS_AVX512 * NB_CHUNK_BYTES;
+            w += rows * NB_CHUNK_BYTES;
         }
     }
 #pragma GCC unroll 24
-    for (int i = 0; i < NB_TILE_ROWS_AVX512 * vectors; i++)
+    for (int i = 0; i < rows * vectors; i++)
         _mm512_store_ps(c + i * 16, sum[i / vectors][i % vectors]);
 }
 

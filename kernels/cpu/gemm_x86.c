@@ -43,10 +43,6 @@ static const nb_gemm_isa f32_avx512 = {
     .decode = nb_panel_f32_avx512,
     .pack_rows = nb_pack_rows_f32_avx512,
     .finish = nb_linear_finish_avx512,
-    .decode_f32 = nb_panel_f32_avx512,
-    .pack_filter = nb_pack_filter_f32_avx512,
-    .pack_pixels = nb_pack_pixels_f32_avx512,
-    .finish_pixels = nb_finish_pixels_avx512,
     .few = nb_few_f32_avx512,
 };
 
@@ -59,10 +55,6 @@ static const nb_gemm_isa rounded_avx512 = {
     .decode = nb_panel_rounded_avx512,
     .pack_rows = nb_pack_rows_rounded_avx512,
     .finish = nb_linear_finish_avx512,
-    .decode_f32 = nb_panel_f32_avx512,
-    .pack_filter = nb_pack_filter_rounded_avx512,
-    .pack_pixels = nb_pack_pixels_rounded_avx512,
-    .finish_pixels = nb_finish_pixels_avx512,
     .few = nb_few_f32_avx512,
 };
 
@@ -75,11 +67,43 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .decode = nb_panel_bf16_avx512bf16,
     .pack_rows = nb_pack_rows_bf16_avx512bf16,
     .finish = nb_linear_finish_avx512,
+    .few = nb_few_bf16_avx512bf16,
+};
+
+static const nb_gemm_isa conv_f32_avx512 = {
+    .rows = 8,
+    .lanes = 32,
+    .unit_elements = 1,
+    .tile_full = nb_conv_tile_f32_full_avx512,
+    .tile_half = nb_conv_tile_f32_half_avx512,
+    .decode_f32 = nb_panel_f32_avx512,
+    .pack_filter = nb_pack_filter_f32_avx512,
+    .pack_pixels = nb_pack_pixels_f32_avx512,
+    .finish_pixels = nb_finish_pixels_avx512,
+};
+
+static const nb_gemm_isa conv_rounded_avx512 = {
+    .rows = 8,
+    .lanes = 32,
+    .unit_elements = 1,
+    .tile_full = nb_conv_tile_f32_full_avx512,
+    .tile_half = nb_conv_tile_f32_half_avx512,
+    .decode_f32 = nb_panel_f32_avx512,
+    .pack_filter = nb_pack_filter_rounded_avx512,
+    .pack_pixels = nb_pack_pixels_rounded_avx512,
+    .finish_pixels = nb_finish_pixels_avx512,
+};
+
+static const nb_gemm_isa conv_bf16_avx512bf16 = {
+    .rows = 8,
+    .lanes = 32,
+    .unit_elements = 2,
+    .tile_full = nb_conv_tile_bf16_full_avx512bf16,
+    .tile_half = nb_conv_tile_bf16_half_avx512bf16,
     .decode_f32 = nb_panel_f32_avx512,
     .pack_filter = nb_pack_filter_bf16_avx512bf16,
     .pack_pixels = nb_pack_pixels_bf16_avx512bf16,
     .finish_pixels = nb_finish_pixels_avx512,
-    .few = nb_few_bf16_avx512bf16,
 };
 
 void nb_linear_f32_avx512(nb_stream *s, const nb_linear_args *a)
@@ -99,17 +123,17 @@ void nb_linear_bf16_avx512bf16(nb_stream *s, const nb_linear_args *a)
 
 void nb_conv2d_f32_avx512(nb_stream *s, const nb_conv2d_args *a)
 {
-    nb_conv2d_gemm(s, a, &f32_avx512);
+    nb_conv2d_gemm(s, a, &conv_f32_avx512);
 }
 
 void nb_conv2d_bf16_avx512(nb_stream *s, const nb_conv2d_args *a)
 {
-    nb_conv2d_gemm(s, a, &rounded_avx512);
+    nb_conv2d_gemm(s, a, &conv_rounded_avx512);
 }
 
 void nb_conv2d_bf16_avx512bf16(nb_stream *s, const nb_conv2d_args *a)
 {
-    nb_conv2d_gemm(s, a, &bf16_avx512bf16);
+    nb_conv2d_gemm(s, a, &conv_bf16_avx512bf16);
 }
 
 void nb_linear_f32_avx2(nb_stream *s, const nb_linear_args *a)
