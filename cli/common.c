@@ -15,7 +15,7 @@ const nb_option nb_message_options[NB_N_MESSAGE_OPTIONS] = {
      .letter = 'q',
      .type = NB_OPTION_FLAG,
      .offset = AT(quiet),
-     .help = "say nothing but errors"},
+     .help = "say nothing but errors and a random seed"},
     {.name = "verbose",
      .letter = 'v',
      .type = NB_OPTION_FLAG,
@@ -123,12 +123,27 @@ nb_status nb_stdout_flush(void)
                    errno ? strerror(errno) : "an earlier write failed");
 }
 
+/* jansson's integers end at 2^63, and larger seeds are negative ones in its text. There a quote
+ * before a colon ends a key, for one inside a string has a backslash before it. */
+static void put_json(const char *text)
+{
+    static const char key[] = "\"seed\":-";
+    const char *at;
+    while ((at = strstr(text, key)) != NULL) {
+        char *end;
+        long long seed = strtoll(at + strlen(key) - 1, &end, 10);
+        printf("%.*s%llu", (int)(at + strlen(key) - 1 - text), text, (unsigned long long)seed);
+        text = end;
+    }
+    puts(text);
+}
+
 nb_status nb_print_json(json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
     json_decref(value);
     if (!text) return nb_fail(NB_E_SYSTEM, "out of memory for the JSON result");
-    puts(text);
+    put_json(text);
     free(text);
     return nb_stdout_flush();
 }

@@ -51,7 +51,8 @@ const char *nb_getenv(const char *name);
 nb_status nb_machine_open(const nb_common_options *common, nb_device **device,
                           nb_compute *compute) NB_MUST_CHECK;
 
-/* A JSON value to stdout, on one line, and a newline; consumes it. NULL counts as "out of
+/* A JSON value to stdout, on one line, and a newline; consumes it. Integers under the key
+ * "seed" are written as the unsigned numbers that they stand for. NULL counts as "out of
  * memory".
  */
 nb_status nb_print_json(json_t *value) NB_MUST_CHECK;

@@ -66,6 +66,17 @@ void nb_console_say(nb_console *c, nb_log_level level, const char *format, ...)
     write_line(c, level, line);
 }
 
+void nb_console_tell(nb_console *c, const char *format, ...)
+{
+    char line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    make_printable(line);
+    write_line(c, NB_LOG_INFO, line);
+}
+
 void nb_console_sink(void *console, nb_log_level level, const char *line)
 {
     nb_console_say(console, level, "%s", line);

@@ -9,7 +9,7 @@
 #include "kernels/base/log.h"
 
 typedef struct nb_console {
-    int quiet;    /* errors only */
+    int quiet;    /* errors, and what is told */
     int verbose;  /* debug lines too */
     int json;     /* lines are JSON objects */
     int terminal; /* stderr is one: a bar may be drawn */
@@ -20,6 +20,9 @@ void nb_console_init(nb_console *c); /* plain, neither quiet nor verbose */
 
 /* A line at a level, without the newline; nothing if the console is too quiet for it. */
 void nb_console_say(nb_console *c, nb_log_level level, const char *format, ...) NB_PRINTF(3, 4);
+
+/* An info line that a quiet console shows too: what cannot be known otherwise. */
+void nb_console_tell(nb_console *c, const char *format, ...) NB_PRINTF(2, 3);
 
 /* The sentence of the last failure, "nibble: " in front, in one line whatever it holds. */
 void nb_console_error(nb_console *c, nb_status status);

@@ -274,7 +274,9 @@ static nb_status remember_picture(struct image_run *run, const nb_picture *pictu
                               (json_int_t)picture->seed, "draw", (json_int_t)picture->draw,
                               "width", (json_int_t)picture->width, "height",
                               (json_int_t)picture->height, "sha256", picture->sha256);
-    if (!image) image = json_pack("{s:n, s:s}", "path", "sha256", picture->sha256);
+    if (!image) /* a path that is not UTF-8 */
+        image = json_pack("{s:n, s:I, s:s}", "path", "seed", (json_int_t)picture->seed,
+                          "sha256", picture->sha256);
     if (json_array_append_new(run->images, image) == 0) return NB_OK;
     return nb_fail(NB_E_SYSTEM, "out of memory for the JSON result");
 }
@@ -403,7 +405,7 @@ static nb_status run_image(void *values, const nb_parsed *parsed)
     };
     if (nb_parsed_source(parsed, "seed") == NB_FROM_FALLBACK) {
         o->seed = random_seed();
-        nb_console_say(run.console, NB_LOG_INFO, "seed %" PRIu64, o->seed);
+        nb_console_tell(run.console, "seed %" PRIu64, o->seed);
     }
     NB_TRY(check(&run));
     NB_TRY(nb_prompt_read(parsed, o->prompt, o->prompt_file, &prompt));

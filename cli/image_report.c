@@ -28,7 +28,6 @@ json_t *nb_image_json(const struct image_run *run, const nb_pipeline *pipeline,
 {
     const nb_txt2img_request *r = &result->request;
     const nb_pipeline_info *info = nb_pipeline_get_info(pipeline);
-    /* JSON's integers end at 2^63; a negative seed means the same noise. */
     json_t *json = json_pack("{s:O, s:s, s:I, s:I, s:I, s:i, s:f, s:f}", "images", run->images,
                              "model", info->directory, "seed", (json_int_t)r->seed, "width",
                              (json_int_t)r->width, "height", (json_int_t)r->height, "steps",

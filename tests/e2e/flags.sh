@@ -164,8 +164,18 @@ seed=$(sed -nE 's/^seed ([0-9]+)$/\1/p' "$T/stderr")
 mv "$T/out/a.png" "$T/first.png"
 same "the seed that was told" cat -s "$seed"
 what="quiet"
-good cat -q
+good cat -q -s 5
 check test ! -s "$T/stderr"
+what="a random seed is told even then"
+good cat -q
+check grep -qE '^seed [0-9]+$' "$T/stderr"
+check test "$(wc -l <"$T/stderr")" = 1
+what="seeds beyond 2^63"
+good 'cat "seed":-1' -s 18446744073709551615 --json
+check grep -q '"seed":18446744073709551615,"draw"' "$T/stdout"
+check grep -q '"seed":18446744073709551615,"width"' "$T/stdout"
+check test "$("$tool" png "$T/out/a.png" nibble | grep -c '"seed":"18446744073709551615"')" = 1
+check test "$("$tool" png "$T/out/a.png" parameters | grep -c 'Seed: 18446744073709551615')" = 1
 what="verbose"
 good cat -v -s 1
 expect_said "linear" "denoise" "compute f32"
