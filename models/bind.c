@@ -32,12 +32,15 @@ enum { NAME_BYTES = 256, SCALE_BLOCK = 128 };
 
 /* --- checks --- */
 
-static const nb_stored *wanted(nb_binder *b, const char *name)
+/* NULL, and the binder's status, if there is no such tensor. */
+static const nb_stored *wanted(nb_binder *b, const char *name, int rank, const int64_t *shape)
 {
+    char want[NB_SHAPE_TEXT_BYTES];
     const nb_stored *t = nb_checkpoint_find_matrix(b->checkpoint, name);
     if (!t)
-        b->status = nb_fail(NB_E_DATA, "%s: tensor %s is missing",
-                            nb_checkpoint_path(b->checkpoint), name);
+        b->status = nb_fail(NB_E_DATA, TENSOR_FORMAT "wanted %s, found nothing",
+                            nb_checkpoint_source(b->checkpoint), name,
+                            nb_shape_text(rank, shape, want));
     return t;
 }
 
@@ -267,7 +270,7 @@ static nb_status bind_product(nb_binder *b, const nb_stored *t, int64_t n, int64
 static nb_weight product_named(nb_binder *b, int64_t n, int64_t k, const char *name)
 {
     nb_weight w = {0};
-    const nb_stored *t = b->status ? NULL : wanted(b, name);
+    const nb_stored *t = b->status ? NULL : wanted(b, name, 2, NB_SHAPE(n, k));
     if (t) b->status = bind_product(b, t, n, k, &w);
     return w;
 }
@@ -275,7 +278,7 @@ static nb_weight product_named(nb_binder *b, int64_t n, int64_t k, const char *n
 static nb_weight table_named(nb_binder *b, int64_t n, int64_t k, const char *name)
 {
     nb_weight w = {0};
-    const nb_stored *t = b->status ? NULL : wanted(b, name);
+    const nb_stored *t = b->status ? NULL : wanted(b, name, 2, NB_SHAPE(n, k));
     if (t) b->status = bind_matrix(b, t, n, k, &w);
     if (t && !b->status) b->status = nb_extras_refuse(b->checkpoint, t);
     return w;
@@ -296,7 +299,7 @@ static nb_status bind_vector(nb_binder *b, const nb_stored *t, int64_t n, nb_ten
 static nb_tensor vector_named(nb_binder *b, int64_t n, const char *name)
 {
     nb_tensor v = {0};
-    const nb_stored *t = b->status ? NULL : wanted(b, name);
+    const nb_stored *t = b->status ? NULL : wanted(b, name, 1, &n);
     if (t) b->status = bind_vector(b, t, n, &v);
     return v;
 }

@@ -18,6 +18,7 @@
 
 struct nb_checkpoint {
     char *path;
+    char *source; /* `path`, or what was found in that folder */
     nb_safetensors **files;
     int n_files;
     const nb_stored **by_name;
@@ -225,11 +226,12 @@ static nb_status open_files(nb_checkpoint *c, const char *path)
 
 static nb_status open_path(nb_checkpoint *c)
 {
-    char *found = NULL;
-    if (nb_file_is_directory(c->path)) NB_TRY(find_in_folder(c->path, &found));
-    nb_status status = open_files(c, found ? found : c->path);
-    free(found);
-    return status ? status : index_tensors(c);
+    if (nb_file_is_directory(c->path))
+        NB_TRY(find_in_folder(c->path, &c->source));
+    else if (!(c->source = strdup(c->path)))
+        return nb_fail(NB_E_SYSTEM, "%s: out of memory", c->path);
+    NB_TRY(open_files(c, c->source));
+    return index_tensors(c);
 }
 
 nb_status nb_checkpoint_open(const char *path, nb_checkpoint **out)
@@ -253,6 +255,7 @@ void nb_checkpoint_close(nb_checkpoint *c)
     if (c->by_name != c->own_by_name) free(c->by_name);
     free(c->own_by_name);
     nb_arena_destroy(c->storage);
+    free(c->source);
     free(c->path);
     free(c);
 }
@@ -262,6 +265,11 @@ void nb_checkpoint_close(nb_checkpoint *c)
 const char *nb_checkpoint_path(const nb_checkpoint *c)
 {
     return c->path;
+}
+
+const char *nb_checkpoint_source(const nb_checkpoint *c)
+{
+    return c->source;
 }
 
 int64_t nb_checkpoint_n_tensors(const nb_checkpoint *c)

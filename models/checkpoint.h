@@ -18,7 +18,10 @@ typedef struct nb_checkpoint nb_checkpoint;
 nb_status nb_checkpoint_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
 void nb_checkpoint_close(nb_checkpoint *c);
 
-const char *nb_checkpoint_path(const nb_checkpoint *c); /* as opened, for messages */
+const char *nb_checkpoint_path(const nb_checkpoint *c); /* as opened */
+/* The file that says what the checkpoint holds, for messages: the safetensors file or the index
+ * of shards. */
+const char *nb_checkpoint_source(const nb_checkpoint *c);
 int64_t nb_checkpoint_n_tensors(const nb_checkpoint *c);
 const nb_stored *nb_checkpoint_tensor(const nb_checkpoint *c, int64_t index);  /* by name */
 const nb_stored *nb_checkpoint_find(const nb_checkpoint *c, const char *name); /* or NULL */

@@ -32,7 +32,7 @@ static json_int_t size_of(struct reader *r, const char *name, int dim)
     r->status = t ? nb_fail(NB_E_DATA, "%s: tensor %s: dimension %d is not there or empty",
                             t->file, t->name, dim)
                   : nb_fail(NB_E_DATA, "%s: tensor %s%s is missing",
-                            nb_checkpoint_path(r->checkpoint), r->prefix, name);
+                            nb_checkpoint_source(r->checkpoint), r->prefix, name);
     return 1;
 }
 

@@ -5,6 +5,7 @@
 
 transformer=transformer/diffusion_pytorch_model.safetensors
 weight=transformer_blocks.0.attn.to_q.weight
+index=transformer/diffusion_pytorch_model.safetensors.index.json
 
 draw() {
     local code=$1
@@ -105,13 +106,21 @@ spoil $transformer tensor $weight shape '[20,80]'
 draw 65 $transformer $weight '40' '20'
 what="a missing tensor"
 spoil $transformer drop $weight
-draw 65 /model/transformer $weight
+draw 65 "/model/$transformer: tensor $weight: wanted [" ", found nothing"
 what="a tensor of another name"
 spoil $transformer rename $weight other
-draw 65 /model/transformer $weight
+draw 65 "/model/$transformer: tensor $weight: wanted [" ", found nothing"
 what="a missing bias"
 spoil $transformer drop transformer_blocks.1.attn.to_q.bias
-draw 65 /model/transformer transformer_blocks.1.attn.to_q.bias
+draw 65 "/model/$transformer: tensor transformer_blocks.1.attn.to_q.bias: wanted [" \
+    ", found nothing"
+what="a tensor missing in shards"
+copy_model sharded
+for shard in "$T/model/transformer"/*-of-*.safetensors; do
+    "$tool" drop "$shard" $weight 2>/dev/null
+done
+sed -i "/\"$weight\"/d" "$T/model/$index"
+draw 65 "/model/$index: tensor $weight: wanted [" ", found nothing"
 
 setting transformer/config.json num_layers -1 0 1e18 1000000000000000000 '"two"' '[]' true
 setting transformer/config.json num_single_layers -1 1000000000000000000 1.5
