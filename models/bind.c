@@ -14,6 +14,7 @@
 #include "models/lora.h"
 #include "models/extras.h"
 #include "models/packed.h"
+#include "models/plausible.h"
 
 enum { NAME_BYTES = 256, SCALE_BLOCK = 128 };
 
@@ -223,6 +224,10 @@ static nb_status bind_packed(nb_binder *b, const nb_stored *t, int64_t n, int64_
 {
     nb_packed p;
     NB_TRY(nb_packed_find(b->checkpoint, t, n, &p));
+    if (!b->looked) {
+        b->looked = 1;
+        NB_TRY(nb_plausible_check(b->checkpoint));
+    }
     if (p.n != n || p.k != k) return wrong_shape(t, 2, (const int64_t[]){n, k / 2});
     return nb_packed_weight(&p, b->device, b->arena, out);
 }

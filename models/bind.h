@@ -30,6 +30,7 @@ typedef struct nb_binder {
     int no_extras; /* layers are convolutions: what is beside a matrix (models/extras.h) is
                       refused */
     int scaled;    /* the binder's own note: 0 not looked yet, 1 has FP8 scales, -1 has none */
+    int looked;    /* likewise: models/plausible.h has been asked */
 } nb_binder;
 
 /* A matrix with its optional bias. */
