@@ -35,7 +35,7 @@ nb_status nb_lora_config_read(const nb_checkpoint *file, json_t **out)
 /* The value of a field, with the component's name in front or without one. */
 static const json_t *field(const json_t *config, const char *component, const char *name)
 {
-    char key[KEY_BYTES];
+    char key[KEY_BYTES + 32];
     snprintf(key, sizeof key, "%s.%s", component, name);
     const json_t *value = json_object_get(config, key);
     return value ? value : json_object_get(config, name);

@@ -55,7 +55,7 @@ static void multiply(const nb_layer *l, const float *x, int64_t m, float *y)
 static void compare(nb_binder *b, const char *module)
 {
     static float got[1 << 12];
-    char name[64];
+    char name[96];
     snprintf(name, sizeof name, "%s.input", module);
     const nb_stored *x = nb_checkpoint_find(b->checkpoint, name);
     snprintf(name, sizeof name, "%s.output", module);
