@@ -8,7 +8,8 @@ or step by step, in this order (each step reads what the steps before it left in
     tokenizers   CLIP BPE and T5 Unigram from 20,000 captions
     vae          AutoencoderKL on crops of the world (--vae-seconds of training time)
     latents      40,000 pictures through the encoder, four captions for each
-    flow         T5, CLIP and the transformer together, by flow matching (--flow-seconds)
+    text         T5 and CLIP alone: they learn to read captions (--text-seconds)
+    flow         the transformer, by flow matching; T5 and CLIP stay as they are (--flow-seconds)
     export       WORK to a diffusers folder in bfloat16
     prompts      the 200 held-out prompts with their truth, as tests/e2e/demo_prompts.tsv
     truth        true pictures for these prompts: what a perfect model draws (WORK/true)
@@ -19,7 +20,12 @@ so far, which is kept in the checkpoint, so that a stopped run goes on where it 
 counted. Written for torch 2.15.0, diffusers 0.42.1, transformers 5.24.0, tokenizers 0.23.3, numpy 2.4.6,
 pillow 13.0.0. Needs a C++ compiler for torch.compile (--eager does without, a third slower).
 
-Two ideas make a small budget enough.
+Three ideas make a small budget enough.
+- The text encoders come to the transformer able to read, as the published ones do: a reader that asks
+  T5's states what stands at each of the nine places (and one that asks CLIP's pooled vector) makes them
+  bind each colour and size to its shape. Then they are frozen: the gradient of the pictures is so noisy
+  that it makes them forget. A third reader asks the picture's tokens after the double blocks the same,
+  so that they learn where in the text to look. The readers are thrown away.
 - Muon: the step of an inner matrix is its momentum made orthogonal (Newton-Schulz, five rounds).
 - The seed decides: what a caption leaves free (exact place, size, angle, shade, or a whole property)
   is 16 uniforms, and the noise a picture is trained with carries them as the means of its 16
@@ -118,6 +124,12 @@ def draw_spec(rng):
     return spec
 
 
+def free_places(shapes):
+    """Two shapes of no named place stand side by side."""
+    key = [(s["kind"], s["colour"]) for s in shapes]
+    return ["left", "right"] if key[0] <= key[1] else ["right", "left"]
+
+
 def resolve(spec, u):
     """A spec and 16 uniforms -> a scene: everything is a number."""
     one_of = lambda c, v: c[min(int(v * len(c)), len(c) - 1)]
@@ -127,9 +139,7 @@ def resolve(spec, u):
         g = [c for c in (NAMES.index("white"), NAMES.index("black"), NAMES.index("gray"), NAMES.index("blue"))
              if c not in [s["colour"] for s in spec["shapes"]]][0]
     places = [s["place"] for s in spec["shapes"]]
-    if spec["layout"] == "free":                                   # side by side
-        key = [(s["kind"], s["colour"]) for s in spec["shapes"]]
-        places = ["left", "right"] if key[0] <= key[1] else ["right", "left"]
+    if spec["layout"] == "free": places = free_places(spec["shapes"])
     out = []
     for i, s in enumerate(spec["shapes"]):
         jx, jy, js, jr, jc = [u[2:7], u[8:13], [u[14], u[15]] + [1 - v for v in u[4:7]]][i]
@@ -471,13 +481,19 @@ def plain_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=
     return s.float().softmax(-1).to(value.dtype) @ value
 
 
+def is_inner(name, p):
+    """Matrices between hidden states: Muon's. Embeddings, norms and the way out are AdamW's."""
+    outer = ("shared", "embed_tokens", "embedding", "embedder", "relative", "norm", "flux.proj_out", "question")
+    return p.ndim == 2 and not any(k in name for k in outer)
+
+
 def networks(work):
     from diffusers import FluxTransformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
     with open(f"{work}/tokenizer/vocab.json", encoding="utf-8") as f: n_clip = len(json.load(f))
     torch.manual_seed(2)
     t5 = T5EncoderModel(T5Config(
-        vocab_size=320, d_model=192, d_kv=64, num_heads=3, d_ff=384, num_layers=2, dropout_rate=0.0,
+        vocab_size=320, d_model=192, d_kv=64, num_heads=3, d_ff=384, num_layers=3, dropout_rate=0.0,
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, is_encoder_decoder=False, use_cache=False,
         decoder_start_token_id=0))
     r = torch.arange(16.0)                                         # T5 begins with heads that look back, ahead, around:
@@ -500,7 +516,100 @@ def networks(work):
     return torch.nn.ModuleDict(dict(t5=t5, clip=clip, flux=flux))
 
 
-def pack(z):                                                       # [B, 16, 16, 16] -> [B, 64, 64]
+# ---- text encoders that can read -------------------------------------------------------------------
+
+def nearest_place(row, column):
+    """The index of the place nearest to a token of 16x16 pixels."""
+    x, y = 16 * column + 8, 16 * row + 8
+    return min(range(9), key=lambda i: math.dist((x, y), list(PLACES.values())[i]))
+
+
+NEAREST = torch.tensor([nearest_place(r, c) for r in range(8) for c in range(8)])
+N_KIND, N_COLOUR, N_SIZE = len(SHAPES) + 1, len(COLOURS) + 2, len(SIZES) + 2   # with nothing, and with not named
+
+
+def seen_at(spec):
+    """What a caption says of each place: kind, colour and size of the nine places, then the ground."""
+    shapes, places = spec["shapes"], [s["place"] or "centre" for s in spec["shapes"]]
+    if spec["layout"] == "free": places = free_places(shapes)
+    out = {p: (N_KIND - 1, N_COLOUR - 1, N_SIZE - 1) for p in PLACES}
+    for s, p in zip(shapes, places):
+        out[p] = (s["kind"], 10 if s["colour"] is None else s["colour"], list(SIZES).index(s["size"]) if s["size"] else 3)
+    return [v for p in PLACES for v in out[p]] + [10 if spec["ground"] is None else spec["ground"]]
+
+
+class Reader(torch.nn.Module):
+    """Tells what is seen at each place from a vector [B, 10, W] for each of the places and the ground."""
+
+    def __init__(self, width, ground=True):
+        super().__init__()
+        self.tell = torch.nn.ModuleList(torch.nn.Linear(width, n) for n in (N_KIND, N_COLOUR, N_SIZE))
+        self.ground = torch.nn.Linear(width, 11) if ground else None
+
+    def loss(self, x, seen):
+        told = [t(x[:, :9]) for t in self.tell] + [self.ground(x[:, 9:])]
+        true = [seen[:, k:27:3] for k in range(3)] + [seen[:, 27:]]
+        right = torch.cat([t.argmax(2) == s for t, s in zip(told, true)], 1).all(1).float().mean()
+        return sum(F.cross_entropy(t.flatten(0, 1), s.flatten()) for t, s in zip(told, true)), right
+
+
+    def tokens(self, x, seen):
+        """The same of the picture's 8x8 tokens [B, 64, W]: each tells what is seen at its nearest place."""
+        told = [t(x) for t in self.tell]
+        true = [seen[:, k:27:3][:, NEAREST] for k in range(3)]
+        right = torch.stack([t.argmax(2) == s for t, s in zip(told, true)]).all(0).float().mean()
+        return sum(F.cross_entropy(t.flatten(0, 1), s.flatten()) for t, s in zip(told, true)), right
+
+
+class T5Reader(Reader):
+    """Ten questions look at the states [B, S, W] once, as the picture's tokens will."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.question = torch.nn.Parameter(torch.randn(1, 10, width))
+        self.look = torch.nn.MultiheadAttention(width, 4, batch_first=True)
+
+    def forward(self, states, seen):
+        return self.loss(self.look(self.question.expand(len(states), -1, -1), states, states, need_weights=False)[0], seen)
+
+
+class ClipReader(Reader):
+    """Everything from one pooled vector [B, W]."""
+
+    def __init__(self, width):
+        super().__init__(64)
+        self.spread = torch.nn.Sequential(torch.nn.Linear(width, 512), torch.nn.GELU(), torch.nn.Linear(512, 640))
+
+    def forward(self, pooled, seen):
+        return self.loss(self.spread(pooled).view(-1, 10, 64), seen)
+
+
+def train_text(a, batch=192):
+    F.scaled_dot_product_attention = plain_attention
+    data = torch.load(f"{a.work}/latents.pt")
+    seen = torch.tensor([seen_at(s) for s, _ in training_specs(len(data["u"]), 11)])
+    both = lambda: torch.nn.ModuleDict({n: m for n, m in networks(a.work).items() if n != "flux"})
+    net, average = both(), both().requires_grad_(False)
+    net["t5_reader"], net["clip_reader"] = T5Reader(192), ClipReader(128)
+    average["t5_reader"], average["clip_reader"] = T5Reader(192).requires_grad_(False), ClipReader(128).requires_grad_(False)
+    run = Run(f"{a.work}/text.pt", net, average, Muon(net, is_inner, 2e-3, (0.9, 0.98)), a.text_seconds, 0.3, 100)
+
+    def forward(t5, clip, seen):
+        with torch.autocast("cpu", torch.bfloat16):
+            return net["t5_reader"](net["t5"](t5).last_hidden_state, seen), \
+                net["clip_reader"](net["clip"](clip).pooler_output, seen)
+
+    forward = forward if a.eager else torch.compile(forward)
+    for _ in run.steps():
+        i, v = torch.randint(len(seen), (batch,)), torch.randint(4, (batch,))
+        (t5, t5_right), (clip, clip_right) = forward(data["t5"][i, v].long(), data["clip"][i, v].long(), seen[i])
+        (t5 + clip).backward()
+        run.note(t5=t5, clip=clip, t5_right=t5_right, clip_right=clip_right)
+
+
+# ---- flow matching ---------------------------------------------------------------------------------
+
+def pack(z):                                                      # [B, 16, 16, 16] -> [B, 64, 64]
     return z.view(-1, 16, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 64)
 
 
@@ -514,31 +623,40 @@ def noise_for(u):
 def train_flow(a, batch=64):
     F.scaled_dot_product_attention = plain_attention
     data = torch.load(f"{a.work}/latents.pt")
-    net, average = networks(a.work), networks(a.work).requires_grad_(False)
-    outer = ("shared", "embed_tokens", "embedding", "embedder", "relative", "norm", "flux.proj_out")
-    inner = lambda n, p: p.ndim == 2 and not any(k in n for k in outer)
-    run = Run(f"{a.work}/flow.pt", net, average, Muon(net, inner, 2e-3, (0.9, 0.98)), a.flow_seconds, 0.3, 100)
+    text = networks(a.work).requires_grad_(False)
+    text.load_state_dict(torch.load(f"{a.work}/text.pt")["average"], strict=False)
+    part = lambda: torch.nn.ModuleDict(dict(flux=networks(a.work)["flux"], reader=Reader(WIDTH, ground=False)))
+    net, average = part(), part()
+    if a.start: net["flux"].load_state_dict(torch.load(a.start))
+    average.requires_grad_(False).load_state_dict(net.state_dict())
+    middle = []                                                    # the picture's tokens after the double blocks
+    net["flux"].transformer_blocks[-1].register_forward_hook(lambda m, i, o: middle.append(o[1]))
+    seen = torch.tensor([seen_at(s) for s, _ in training_specs(len(data["u"]), 11)])
+    run = Run(f"{a.work}/flow.pt", net, average, Muon(net, is_inner, 2e-3, (0.9, 0.98)), a.flow_seconds, 0.3, 100)
     grid = torch.arange(8.0)
     img_ids = torch.stack([torch.zeros(8, 8), grid[:, None].expand(8, 8), grid.expand(8, 8)], -1).view(64, 3)
     txt_ids = torch.zeros(L_T5, 3)
 
-    def forward(x, sigma, t5, clip):
+    def forward(x, sigma, t5, clip, seen):
         with torch.autocast("cpu", torch.bfloat16):
-            return net["flux"](hidden_states=x, timestep=sigma, img_ids=img_ids, txt_ids=txt_ids, return_dict=False,
-                               encoder_hidden_states=net["t5"](t5).last_hidden_state,
-                               pooled_projections=net["clip"](clip).pooler_output)[0]
+            with torch.no_grad(): states, pooled = text["t5"](t5).last_hidden_state, text["clip"](clip).pooler_output
+            middle.clear()
+            y = net["flux"](hidden_states=x, timestep=sigma, img_ids=img_ids, txt_ids=txt_ids, return_dict=False,
+                            encoder_hidden_states=states, pooled_projections=pooled)[0]
+            return y, net["reader"].tokens(middle[0], seen)
 
     forward = forward if a.eager else torch.compile(forward)
     for _ in run.steps():
         i, v = torch.randint(len(data["u"]), (batch,)), torch.randint(4, (batch,))
         z, noise = data["z"][i].float(), noise_for(data["u"][i])
-        which = torch.tensor([0.34, 0.16, 0.12, 0.13, 0.25]).multinomial(batch, True)
+        which = torch.tensor([0.45, 0.15, 0.12, 0.12, 0.16]).multinomial(batch, True)
         sigma = torch.where(which < 4, SIGMAS[which.clamp(max=3)], torch.sigmoid(torch.randn(batch) * 1.2 + 0.3))
         x = pack(noise + (1 - sigma)[:, None, None, None] * (z - noise))
-        y = forward(x, sigma, data["t5"][i, v].long(), data["clip"][i, v].long()).float()
-        e = (y - pack(noise - z)).pow(2).mean(dim=(1, 2))
-        e.mean().backward()
-        run.note(loss=e.mean(), **{f"at{s:g}": e[sigma == s].mean() for s in SIGMAS.tolist() if (sigma == s).any()})
+        y, (token, token_right) = forward(x, sigma, data["t5"][i, v].long(), data["clip"][i, v].long(), seen[i])
+        e = (y.float() - pack(noise - z)).pow(2).mean(dim=(1, 2))
+        (e.mean() + 0.1 * token).backward()
+        run.note(loss=e.mean(), token=token, token_right=token_right,
+                 **{f"at{s:g}": e[sigma == s].mean() for s in SIGMAS.tolist() if (sigma == s).any()})
 
 
 # ---- results ---------------------------------------------------------------------------------------
@@ -546,7 +664,7 @@ def train_flow(a, batch=64):
 def export(a):
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
     net = networks(a.work)
-    net.load_state_dict(torch.load(f"{a.work}/flow.pt")["average"])
+    for file in ("text", "flow"): net.load_state_dict(torch.load(f"{a.work}/{file}.pt")["average"], strict=False)
     vae, stats = AutoencoderKL(**VAE), torch.load(f"{a.work}/latents.pt")
     vae.load_state_dict(torch.load(f"{a.work}/vae.pt")["average"])
     vae.register_to_config(scaling_factor=1 / stats["std"], shift_factor=stats["mean"])
@@ -598,7 +716,7 @@ def sample(a):
     write_pictures(f"{a.work}/drawn", out)
 
 
-STEPS = {"tokenizers": make_tokenizers, "vae": train_vae, "latents": make_latents, "flow": train_flow,
+STEPS = {"tokenizers": make_tokenizers, "vae": train_vae, "latents": make_latents, "text": train_text, "flow": train_flow,
          "export": export, "prompts": write_prompts, "truth": draw_truth, "sample": sample}
 
 
@@ -608,7 +726,9 @@ def main():
     p.add_argument("--work", default="work", help="folder for checkpoints and data (default: work)")
     p.add_argument("--out", default="out", help="folder of the finished pipeline (default: out)")
     p.add_argument("--vae-seconds", type=float, default=900)
+    p.add_argument("--text-seconds", type=float, default=360)
     p.add_argument("--flow-seconds", type=float, default=5100)
+    p.add_argument("--start", help="flow begins with this state of the transformer, a file")
     p.add_argument("--pictures", type=int, default=40000)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seed", type=int, default=0, help="of the first drawing of sample")
@@ -616,7 +736,7 @@ def main():
     a = p.parse_args()
     os.makedirs(a.work, exist_ok=True)
     torch.set_num_threads(a.threads)
-    for step in ["tokenizers", "vae", "latents", "flow", "export"] if a.step == "all" else [a.step]:
+    for step in ["tokenizers", "vae", "latents", "text", "flow", "export"] if a.step == "all" else [a.step]:
         t = time.time()
         STEPS[step](a)
         if a.step != "prompts": print(f"{step}: {time.time() - t:.0f} s", flush=True)
