@@ -18,8 +18,8 @@ unsigned nb_cpu_caps(void)
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return caps;
     caps |= NB_CPU_AVX512;
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
-        caps |= NB_CPU_AVX512_VNNI;
+    if (!__builtin_cpu_supports("avx512vbmi")) return caps;
+    if (__builtin_cpu_supports("avx512vnni")) caps |= NB_CPU_AVX512_VNNI;
     if (__builtin_cpu_supports("avx512bf16")) caps |= NB_CPU_AVX512_BF16;
     return caps;
 }

@@ -6,8 +6,16 @@
  *
  *     c[n][m] += w[n][u] * x[u][m]        for u = 0, 1, 2 ... in this order
  *
- * so weights are decoded in the order in which files hold them, with no transpose, and a result
- * is one chain of sums over k, whatever tile it is in: that is batch invariance.
+ * so an order of sums belongs to a chain and not to a tile or a thread: that is batch
+ * invariance. Which units make a chain is chosen for few rows of x, where a vector of
+ * neighbouring units of one weight row is multiplied by x and its lanes are added at the end:
+ *
+ *     k is cut into blocks of at most NB_SEGMENT_UNITS, as even as can be;
+ *     a block has NB_CHAINS chains, the units u = j, j + 16, j + 32 ... of it;
+ *     their sums are added one after the other, j = 0 ... 15, then those of the next block.
+ *
+ * Where k has fewer than NB_CHAINED_UNITS units, or an instruction set has no way of its own
+ * for few rows, all of k is one chain.
  *
  * A unit is 4 bytes: one F32, or a pair of BF16 of neighbouring k that one instruction
  * multiplies and adds. Instruction sets without it round to BF16 and compute in F32 units.
@@ -30,6 +38,16 @@ enum {
     NB_CHUNK_UNITS = 16,
     NB_CHUNK_BYTES = 64,
     NB_BLOCK_UNITS = 256, /* units between two visits of a sum to memory: x stays in L1 */
+    NB_CHAINS = NB_CHUNK_UNITS,
+    NB_SEGMENT_UNITS = 1536, /* a chain is then as long as x's place in L1 allows */
+    NB_CHAINED_UNITS = 512,
+};
+
+/* What a tile does with the sums that are in memory. */
+enum {
+    NB_SUMS_STORE,    /* nothing: a new chain */
+    NB_SUMS_CONTINUE, /* goes on with their chain */
+    NB_SUMS_ADD,      /* adds a new chain to them */
 };
 
 typedef struct nb_gemm_span {
@@ -38,10 +56,11 @@ typedef struct nb_gemm_span {
     int64_t x_stride;    /* bytes from unit to unit */
     const int64_t *taps; /* [n_taps] */
     int n_taps, units;
-    int accumulate; /* 0: sums begin at 0 */
+    int accumulate; /* NB_SUMS_ */
 } nb_gemm_span;
 
-/* Few rows of x: weights are the lanes, decoded as for a tile but 32 rows to a chunk. */
+/* Few rows of x and one chain: weights are the lanes, decoded as for a tile but 32 rows to a
+ * chunk. */
 enum { NB_FEW_ROWS = 8, NB_FEW_LANES = 32 };
 
 typedef struct nb_few_span {
@@ -53,18 +72,60 @@ typedef struct nb_few_span {
 /* Adds to c [2][NB_FEW_ROWS][16], 64-byte aligned. */
 typedef void nb_few_fn(float *c, const nb_few_span *s);
 
+/* Few rows of x and NB_CHAINS chains, which are the lanes: units of some weight rows, in the
+ * order of the file. */
+typedef struct nb_dot_span {
+    const void *w[NB_FEW_ROWS]; /* rows of units, or of FP4 codes, at any alignment */
+    const void *x;              /* [m] rows of units, 64-byte aligned */
+    int64_t x_stride;           /* bytes */
+    int64_t chunks;
+    int m, accumulate; /* NB_SUMS_STORE or NB_SUMS_CONTINUE */
+    /* FP4: the values of 16 codes for each scale byte, as units, 64-byte aligned. A last chunk
+     * of a single block of 16 is `half`. */
+    const uint8_t *scales[NB_FEW_ROWS];
+    const void *table;
+    int block_bits, high_first, half;
+} nb_dot_span;
+
+/* Weight rows that go side by side, enough chains to hide the latency of an addition. */
+static inline int nb_dot_rows(int64_t m)
+{
+    return m <= 2 ? 8 : m <= 4 ? 4 : 2;
+}
+
+/* lanes [nb_dot_rows(m)][m][16], 64-byte aligned. */
+typedef void nb_dot_fn(float *lanes, const nb_dot_span *s);
+
+/* Adds the chains of 16 weight rows, lanes [16][m][16], to c [m][16], or stores their sums.
+ * Unit i of a chunk is in lane order[i]. */
+typedef void nb_fold_fn(float *c, const float *lanes, int m, const int32_t order[16],
+                        int accumulate);
+
 /* c [rows][lanes], 64-byte aligned; lanes is that of the full or of the half tile. */
 typedef void nb_gemm_tile_fn(float *c, const nb_gemm_span *s);
 
 /* Elements k0 ... k0+count of a row, chunk i at out + i * chunk_stride; k0 is a multiple of
- * 512, units past the last are 0 up to the end of the chunk. Reads no byte beyond the elements.
+ * 256, units past the last are 0 up to the end of the chunk. Reads no byte beyond the elements.
  */
 typedef void nb_panel_decode_fn(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
                                 void *out, int64_t chunk_stride);
 
-/* x rows [n_rows <= lanes, k] at `stride` floats from each other to out [units][lanes], missing
- * rows 0. */
-typedef void nb_pack_rows_fn(void *out, int lanes, const float *x, int64_t stride,
+/* Chunks of a row into chains: unit j of chunk i at out + j * chain_stride +
+ * i / 16 * chunk_stride + i % 16 * 4; n_chunks is a multiple of 16. */
+typedef void nb_panel_spread_fn(void *out, int64_t chain_stride, int64_t chunk_stride,
+                                const void *chunks, int64_t n_chunks);
+
+/* Where packed x goes: the lanes of unit u at out + u % 16 * unit_stride +
+ * u / 16 * chunk_stride. */
+typedef struct nb_pack_place {
+    void *out;
+    int lanes;
+    int64_t unit_stride, chunk_stride; /* bytes */
+} nb_pack_place;
+
+/* x rows [n_rows <= lanes, k] at `stride` floats from each other; missing rows and what is
+ * missing of a chunk are 0. */
+typedef void nb_pack_rows_fn(const nb_pack_place *to, const float *x, int64_t stride,
                              int64_t n_rows, int64_t k);
 
 /* Up to 16x16 outputs out of sums: sums[j][i] of row m0+i, column n0+j. */
@@ -90,7 +151,9 @@ typedef void nb_pack_filter_fn(void *out, int64_t chunk_stride, const float *row
 typedef struct nb_linear_part {
     nb_weight w;
     nb_tensor x;               /* [M, w.k] */
-    int64_t first_unit, units; /* of all parts' units, this one's */
+    int64_t first_unit, units; /* of all parts' units, this one's; a multiple of 16 */
+    int64_t block_units;       /* of a block of k */
+    int chains;                /* of a block: 1, which goes on in the next one, or NB_CHAINS */
 } nb_linear_part;
 
 enum { NB_LINEAR_PARTS = 2 };
@@ -117,7 +180,12 @@ typedef struct nb_gemm_isa {
     nb_pack_filter_fn *pack_filter;
     nb_pack_pixels_fn *pack_pixels;
     nb_finish_pixels_fn *finish_pixels;
-    nb_few_fn *few; /* NULL: few rows go through the tiles too */
+    nb_few_fn *few; /* NULL: few rows go through the tiles too, and there is one chain */
+    nb_panel_spread_fn *spread;
+    nb_dot_fn *dot, *dot_fp4;
+    nb_fold_fn *fold;
+    const int32_t *fp4_order; /* the lane of each unit in dot_fp4 */
+    nb_dtype dot_dtype;       /* whose elements are units as they lie in a file */
 } nb_gemm_isa;
 
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa);
@@ -155,5 +223,10 @@ nb_pack_filter_fn nb_pack_filter_bf16_avx512bf16;
 nb_pack_pixels_fn nb_pack_pixels_f32_avx512, nb_pack_pixels_rounded_avx512;
 nb_pack_pixels_fn nb_pack_pixels_bf16_avx512bf16;
 nb_few_fn nb_few_f32_avx512, nb_few_bf16_avx512bf16;
+nb_panel_spread_fn nb_panel_spread_avx512;
+nb_dot_fn nb_dot_f32_avx512, nb_dot_fp4_f32_avx512;
+nb_dot_fn nb_dot_bf16_avx512bf16, nb_dot_fp4_bf16_avx512bf16;
+nb_fold_fn nb_fold_avx512;
+extern const int32_t nb_fp4_order_f32_avx512[16], nb_fp4_order_bf16_avx512bf16[16];
 
 #endif

@@ -21,8 +21,9 @@ NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int rows, 
     const char *w = s->w;
 #pragma GCC unroll 24
     for (int i = 0; i < rows * vectors; i++)
-        sum[i / vectors][i % vectors] =
-            s->accumulate ? _mm512_load_ps(c + i * 16) : _mm512_setzero_ps();
+        sum[i / vectors][i % vectors] = s->accumulate == NB_SUMS_CONTINUE
+                                            ? _mm512_load_ps(c + i * 16)
+                                            : _mm512_setzero_ps();
     for (int tap = 0; tap < s->n_taps; tap++) {
         const char *x = (const char *)s->x + s->taps[tap];
         for (int left = s->units; left > 0; left -= NB_CHUNK_UNITS) {
@@ -44,6 +45,11 @@ NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int rows, 
             w += rows * NB_CHUNK_BYTES;
         }
     }
+    if (s->accumulate == NB_SUMS_ADD)
+#pragma GCC unroll 24
+        for (int i = 0; i < rows * vectors; i++)
+            sum[i / vectors][i % vectors] =
+                _mm512_add_ps(sum[i / vectors][i % vectors], _mm512_load_ps(c + i * 16));
 #pragma GCC unroll 24
     for (int i = 0; i < rows * vectors; i++)
         _mm512_store_ps(c + i * 16, sum[i / vectors][i % vectors]);

@@ -44,6 +44,12 @@ static const nb_gemm_isa f32_avx512 = {
     .pack_rows = nb_pack_rows_f32_avx512,
     .finish = nb_linear_finish_avx512,
     .few = nb_few_f32_avx512,
+    .spread = nb_panel_spread_avx512,
+    .dot = nb_dot_f32_avx512,
+    .dot_fp4 = nb_dot_fp4_f32_avx512,
+    .fold = nb_fold_avx512,
+    .fp4_order = nb_fp4_order_f32_avx512,
+    .dot_dtype = NB_DTYPE_F32,
 };
 
 static const nb_gemm_isa rounded_avx512 = {
@@ -56,6 +62,12 @@ static const nb_gemm_isa rounded_avx512 = {
     .pack_rows = nb_pack_rows_rounded_avx512,
     .finish = nb_linear_finish_avx512,
     .few = nb_few_f32_avx512,
+    .spread = nb_panel_spread_avx512,
+    .dot = nb_dot_f32_avx512,
+    .dot_fp4 = nb_dot_fp4_f32_avx512,
+    .fold = nb_fold_avx512,
+    .fp4_order = nb_fp4_order_f32_avx512,
+    .dot_dtype = NB_DTYPE_COUNT,
 };
 
 static const nb_gemm_isa bf16_avx512bf16 = {
@@ -68,6 +80,12 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .pack_rows = nb_pack_rows_bf16_avx512bf16,
     .finish = nb_linear_finish_avx512,
     .few = nb_few_bf16_avx512bf16,
+    .spread = nb_panel_spread_avx512,
+    .dot = nb_dot_bf16_avx512bf16,
+    .dot_fp4 = nb_dot_fp4_bf16_avx512bf16,
+    .fold = nb_fold_avx512,
+    .fp4_order = nb_fp4_order_bf16_avx512bf16,
+    .dot_dtype = NB_DTYPE_BF16,
 };
 
 static const nb_gemm_isa conv_f32_avx512 = {

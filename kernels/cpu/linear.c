@@ -1,10 +1,11 @@
 /*
  * The driver of nb_linear on CPUs: x is packed into lanes once, then tasks of n_block weight
- * rows times m_block activation rows go over k in blocks of NB_BLOCK_UNITS:
+ * rows times m_block activation rows go over k in blocks:
  *
  *     decode n_block rows of W into panels (L2)
- *     for each tile of lanes (x: 32 KB, L1)
- *         for each panel: one register tile, its sums loaded and stored exactly
+ *     for each tile of lanes
+ *         for each chain of the block (its x: 12 to 32 KB, L1)
+ *             for each panel: one register tile, whose sums are stored exactly
  *
  * and at the end the sums, [n][m], are transposed into y with the epilogue. Blocks only say
  * which task computes an element; how it is computed does not depend on them. A low-rank branch
@@ -15,14 +16,16 @@
 #include "kernels/cpu/gemm.h"
 
 enum {
-    MAX_PANELS = 16,      /* weight rows of a task: x is read from L3 once for that many */
-    MAX_M_BLOCK = 512,    /* with MAX_PANELS: 384 KB of sums in L2 */
+    MAX_PANELS = 16,   /* weight rows of a task: x is read from L3 once for that many */
+    MAX_M_BLOCK = 512, /* with 8 panels: 192 KB of sums in L2 */
+    PANELS_BYTES = 600 << 10,
     TASKS_PER_THREAD = 4, /* so that threads end together */
     MAX_ROWS = 16,        /* of a panel, in any instruction set */
     /* of scaled rows of x, 2 elements to a unit: not a power of two */
     SCALED_STRIDE = 2 * NB_BLOCK_UNITS + 16,
+    BLOCK_STEP = 256, /* of the units of a block: what decoders ask of k0 */
 };
-static const int64_t MAX_PACKED_BYTES = 64 << 20;
+static const int64_t MAX_PACKED_BYTES = 16 << 20; /* L3 */
 
 struct plan {
     const nb_linear_args *a;
@@ -33,9 +36,9 @@ struct plan {
     int64_t m0, m;            /* rows of x that are packed now */
     int64_t m_block, n_block; /* multiples of lanes and rows */
     int64_t n_m_blocks;
-    char *packed;  /* [parts][blocks of k][tiles of m][units][lanes] */
-    char *scratch; /* for each thread: panels, then sums */
-    int64_t panel_bytes, scratch_bytes;
+    char *packed;  /* [parts][blocks of k][tiles of m][chains][units][lanes] */
+    char *scratch; /* for each thread: panels, sums, a row's chunks before they are spread */
+    int64_t max_panels, panel_bytes, sums_bytes, scratch_bytes;
 };
 
 /* What a task works on. */
@@ -44,6 +47,14 @@ struct block {
     int64_t m0, m, n0, n; /* m0 from the first packed row */
     char *panels;
     float *sums; /* [tile][panel][rows][lanes] */
+    char *chunks;
+};
+
+/* A part's block of k. */
+struct k_block {
+    const nb_linear_part *part;
+    int64_t unit, n_units;
+    int64_t chain_units, chain_bytes; /* of a chain, of a panel's chain */
 };
 
 static int64_t min_of(int64_t a, int64_t b)
@@ -63,15 +74,21 @@ static int lanes_at(const struct plan *p, int64_t m)
     return p->m - m > lanes / 2 ? lanes : lanes / 2;
 }
 
-/* Tile at row m, block of k at a part's `unit`. A block of k is contiguous: tiles at the
- * distance of whole rows, often a power of two, would compete for the same places in the
- * caches. */
-static char *packed_at(const struct plan *p, const nb_linear_part *part, int64_t m,
-                       int64_t unit)
+static struct k_block k_block_at(const struct plan *p, const nb_linear_part *part, int64_t unit)
 {
-    int64_t n_units = min_of(NB_BLOCK_UNITS, part->units - unit);
-    int64_t before = round_up(p->m, p->isa->lanes) * (part->first_unit + unit);
-    return p->packed + (before + m * n_units) * 4;
+    struct k_block k = {
+        .part = part, .unit = unit, .n_units = min_of(part->block_units, part->units - unit)};
+    k.chain_units = k.n_units / part->chains;
+    k.chain_bytes = round_up(k.chain_units, NB_CHUNK_UNITS) * p->isa->rows * 4;
+    return k;
+}
+
+/* Tile at row m in a block of k. A block is contiguous: tiles at the distance of whole rows,
+ * often a power of two, would compete for the same places in the caches. */
+static char *packed_at(const struct plan *p, const struct k_block *k, int64_t m)
+{
+    int64_t before = round_up(p->m, p->isa->lanes) * (k->part->first_unit + k->unit);
+    return p->packed + (before + m * k->n_units) * 4;
 }
 
 /* A block of x with its columns scaled: [n_rows, k] at stride SCALED_STRIDE. */
@@ -83,18 +100,22 @@ static const float *scale_block(float *out, const float *x, int64_t stride, cons
     return out;
 }
 
-static void pack_part(const struct plan *p, const nb_linear_part *part, int64_t m,
-                      float *scaled)
+static void pack_block(const struct plan *p, const struct k_block *k, int64_t m, float *scaled)
 {
-    int64_t stride = part->x.stride[0], block = NB_BLOCK_UNITS * p->isa->unit_elements;
-    int64_t n_rows = min_of(p->isa->lanes, p->m - m);
-    const float *scales = part->w.column_scales;
-    for (int64_t unit = 0; unit < part->units; unit += NB_BLOCK_UNITS) {
-        int64_t k0 = unit * p->isa->unit_elements, k = min_of(block, part->w.k - k0);
-        const float *x = nb_tensor_f32(part->x) + (p->m0 + m) * stride + k0;
-        if (scales) x = scale_block(scaled, x, stride, scales + k0, n_rows, k);
-        p->isa->pack_rows(packed_at(p, part, m, unit), lanes_at(p, m), x,
-                          scales ? SCALED_STRIDE : stride, n_rows, k);
+    int64_t stride = k->part->x.stride[0], step = NB_BLOCK_UNITS * p->isa->unit_elements;
+    int64_t n_rows = min_of(p->isa->lanes, p->m - m), lane_bytes = lanes_at(p, m) * 4;
+    int64_t k0 = k->unit * p->isa->unit_elements;
+    int64_t k1 = min_of(k0 + k->n_units * p->isa->unit_elements, k->part->w.k);
+    const float *scales = k->part->w.column_scales;
+    nb_pack_place to = {.out = packed_at(p, k, m), .lanes = lanes_at(p, m)};
+    to.unit_stride = k->part->chains > 1 ? k->chain_units * lane_bytes : lane_bytes;
+    to.chunk_stride = k->part->chains > 1 ? lane_bytes : NB_CHUNK_UNITS * lane_bytes;
+    for (; k0 < k1; k0 += step) {
+        const float *x = nb_tensor_f32(k->part->x) + (p->m0 + m) * stride + k0;
+        int64_t count = min_of(step, k1 - k0);
+        if (scales) x = scale_block(scaled, x, stride, scales + k0, n_rows, count);
+        p->isa->pack_rows(&to, x, scales ? SCALED_STRIDE : stride, n_rows, count);
+        to.out = (char *)to.out + NB_BLOCK_UNITS / NB_CHUNK_UNITS * to.chunk_stride;
     }
 }
 
@@ -103,65 +124,83 @@ static void pack_task(void *arg, int64_t task, int thread)
     const struct plan *p = arg;
     float *scaled = (float *)(void *)(p->scratch + thread * p->scratch_bytes);
     for (int i = 0; i < p->n_parts; i++)
-        pack_part(p, &p->parts[i], task * p->isa->lanes, scaled);
+        for (int64_t unit = 0; unit < p->parts[i].units; unit += p->parts[i].block_units) {
+            struct k_block k = k_block_at(p, &p->parts[i], unit);
+            pack_block(p, &k, task * p->isa->lanes, scaled);
+        }
 }
 
 /* Row i of the block's panels; rows past the last weight row are 0. */
-static void decode_row(const struct block *b, const nb_linear_part *part, int64_t i,
-                       int64_t unit, int64_t n_units)
+static void decode_row(const struct block *b, const struct k_block *k, int64_t i)
 {
     const nb_gemm_isa *isa = b->p->isa;
-    const nb_weight *w = &part->w;
-    int64_t stride = isa->rows * NB_CHUNK_BYTES;
+    const nb_weight *w = &k->part->w;
+    int64_t stride = isa->rows * NB_CHUNK_BYTES, k0 = k->unit * isa->unit_elements;
+    int64_t count = min_of(k->n_units * isa->unit_elements, w->k - k0);
     char *row = b->panels + i / isa->rows * b->p->panel_bytes + i % isa->rows * NB_CHUNK_BYTES;
-    int64_t k0 = unit * isa->unit_elements;
-    if (i < b->n)
-        isa->decode(w, b->n0 + i, k0, min_of(n_units * isa->unit_elements, w->k - k0), row,
-                    stride);
-    else
-        for (int64_t u = 0; u < n_units; u += NB_CHUNK_UNITS, row += stride)
-            memset(row, 0, NB_CHUNK_BYTES);
+    if (i >= b->n) {
+        for (int64_t at = 0; at < b->p->panel_bytes; at += stride)
+            memset(row + at, 0, NB_CHUNK_BYTES);
+    } else if (k->part->chains == 1) {
+        isa->decode(w, b->n0 + i, k0, count, row, stride);
+    } else {
+        int64_t padded = round_up(k->chain_units, NB_CHUNK_UNITS);
+        memset(b->chunks + k->chain_units * NB_CHUNK_BYTES, 0,
+               (size_t)((padded - k->chain_units) * NB_CHUNK_BYTES));
+        isa->decode(w, b->n0 + i, k0, count, b->chunks, NB_CHUNK_BYTES);
+        isa->spread(row, k->chain_bytes, stride, b->chunks, padded);
+    }
 }
 
-/* Asks for what decode_row will read: the rows of a k block are too short for the processor to
- * see the pattern by itself. */
+/* Asks for what decode_row will read: the rows of a block of k are too short for the processor
+ * to see the pattern by itself. */
 static void prefetch_row(const struct block *b, const nb_linear_part *part, int64_t i,
                          int64_t unit)
 {
     const nb_weight *w = &part->w;
     int64_t row_bytes = nb_weight_row_bytes(w);
     int64_t k0 = unit * b->p->isa->unit_elements;
-    int64_t k1 = min_of(k0 + NB_BLOCK_UNITS * b->p->isa->unit_elements, w->k);
+    int64_t k1 = min_of(k0 + part->block_units * b->p->isa->unit_elements, w->k);
     const char *row = (const char *)w->data + (b->n0 + i) * row_bytes;
     int64_t begin = k0 * row_bytes / w->k, end = k1 * row_bytes / w->k;
     for (int64_t at = begin; i < b->n && at < end; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
-static void multiply(const struct block *b, const nb_linear_part *part, int64_t unit,
-                     int64_t n_units)
+static void prefetch_lines(const char *p, int64_t begin, int64_t end)
+{
+    for (int64_t at = begin; at < end; at += 64) __builtin_prefetch(p + at, 0, 3);
+}
+
+/* A tile of lanes times all panels, chain by chain. Meanwhile rows prefetch0 ... prefetch1 of
+ * the next block and the next chain of x are asked for. */
+static void multiply_tile(const struct block *b, const struct k_block *k, int64_t t,
+                          int64_t prefetch0, int64_t prefetch1)
 {
     const struct plan *p = b->p;
     const int64_t no_offset = 0;
-    int64_t n_panels = round_up(b->n, p->isa->rows) / p->isa->rows, n_done = 0;
-    int64_t n_tiles = round_up(b->m, p->isa->lanes) / p->isa->lanes;
-    int64_t tile_floats = p->isa->rows * p->isa->lanes;
-    for (int64_t t = 0; t < n_tiles; t++) {
-        int64_t m = b->m0 + t * p->isa->lanes;
-        int lanes = lanes_at(p, m);
-        nb_gemm_tile_fn *tile = lanes == p->isa->lanes ? p->isa->tile_full : p->isa->tile_half;
-        nb_gemm_span span = {.x = packed_at(p, part, m, unit),
-                             .x_stride = lanes * 4,
-                             .taps = &no_offset,
-                             .n_taps = 1,
-                             .units = (int)n_units,
-                             .accumulate = part->first_unit + unit > 0};
-        for (int64_t i = 0; i < n_panels; i++) {
-            int64_t wanted = (t * n_panels + i + 1) * b->n / (n_tiles * n_panels);
-            for (; n_done < wanted; n_done++)
-                prefetch_row(b, part, n_done, unit + NB_BLOCK_UNITS);
-            span.w = b->panels + i * p->panel_bytes;
+    int64_t n_panels = round_up(b->n, p->isa->rows) / p->isa->rows;
+    int64_t tile_floats = p->isa->rows * p->isa->lanes, m = b->m0 + t * p->isa->lanes;
+    int lanes = lanes_at(p, m), chains = k->part->chains;
+    nb_gemm_tile_fn *tile = lanes == p->isa->lanes ? p->isa->tile_full : p->isa->tile_half;
+    nb_gemm_span span = {.x = packed_at(p, k, m),
+                         .x_stride = lanes * 4,
+                         .taps = &no_offset,
+                         .n_taps = 1,
+                         .units = (int)k->chain_units,
+                         .accumulate = k->part->first_unit + k->unit > 0};
+    if (span.accumulate && chains > 1) span.accumulate = NB_SUMS_ADD;
+    int64_t done = prefetch0, left = chains * n_panels, x_bytes = k->chain_units * lanes * 4;
+    for (int j = 0; j < chains; j++) {
+        for (int64_t i = 0; i < n_panels; i++, left--) {
+            for (int64_t n = (prefetch1 - done + left - 1) / left; n > 0; n--)
+                prefetch_row(b, k->part, done++, k->unit + k->n_units);
+            prefetch_lines((const char *)span.x + x_bytes, x_bytes * i / n_panels,
+                           x_bytes * (i + 1) / n_panels);
+            span.w = b->panels + i * p->panel_bytes + j * k->chain_bytes;
             tile(b->sums + (t * n_panels + i) * tile_floats, &span);
         }
+        span.x = (const char *)span.x + x_bytes;
+        span.accumulate = NB_SUMS_ADD;
     }
 }
 
@@ -189,11 +228,12 @@ static void finish(const struct block *b)
 
 static void multiply_part(const struct block *b, const nb_linear_part *part)
 {
-    for (int64_t unit = 0; unit < part->units; unit += NB_BLOCK_UNITS) {
-        int64_t n_units = min_of(NB_BLOCK_UNITS, part->units - unit);
-        for (int64_t i = 0; i < round_up(b->n, b->p->isa->rows); i++)
-            decode_row(b, part, i, unit, n_units);
-        multiply(b, part, unit, n_units);
+    int64_t n_tiles = round_up(b->m, b->p->isa->lanes) / b->p->isa->lanes;
+    for (int64_t unit = 0; unit < part->units; unit += part->block_units) {
+        struct k_block k = k_block_at(b->p, part, unit);
+        for (int64_t i = 0; i < round_up(b->n, b->p->isa->rows); i++) decode_row(b, &k, i);
+        for (int64_t t = 0; t < n_tiles; t++)
+            multiply_tile(b, &k, t, t * b->n / n_tiles, (t + 1) * b->n / n_tiles);
     }
 }
 
@@ -205,7 +245,8 @@ static void multiply_task(void *arg, int64_t task, int thread)
                       .m0 = task % p->n_m_blocks * p->m_block,
                       .n0 = task / p->n_m_blocks * p->n_block,
                       .panels = scratch,
-                      .sums = (float *)(void *)(scratch + MAX_PANELS * p->panel_bytes)};
+                      .sums = (float *)(void *)(scratch + p->max_panels * p->panel_bytes)};
+    b.chunks = (char *)b.sums + p->sums_bytes;
     b.m = min_of(p->m_block, p->m - b.m0);
     b.n = min_of(p->n_block, p->a->w->n - b.n0);
     for (int i = 0; i < p->n_parts; i++) multiply_part(&b, &p->parts[i]);
@@ -219,35 +260,62 @@ static void choose_blocks(struct plan *p, int threads)
     int64_t n_m_blocks = round_up(p->m, MAX_M_BLOCK) / MAX_M_BLOCK;
     p->m_block = round_up(round_up(p->m, n_m_blocks) / n_m_blocks, lanes);
     p->n_m_blocks = round_up(p->m, p->m_block) / p->m_block;
-    p->n_block = MAX_PANELS * rows;
+    p->n_block = p->max_panels * rows;
     while (p->n_block > rows && round_up(n, p->n_block) / p->n_block * p->n_m_blocks <
                                     (int64_t)TASKS_PER_THREAD * threads)
         p->n_block = p->n_block / rows / 2 * rows;
+}
+
+/* Blocks and chains of k: they depend on nothing else. */
+static void cut_k(nb_linear_part *part, const nb_gemm_isa *isa)
+{
+    int64_t units = (part->w.k + isa->unit_elements - 1) / isa->unit_elements;
+    part->units = round_up(units, NB_CHUNK_UNITS);
+    part->chains = 1;
+    part->block_units = NB_BLOCK_UNITS;
+    if (!isa->few || part->units < NB_CHAINED_UNITS) return;
+    int64_t n_blocks = round_up(part->units, NB_SEGMENT_UNITS) / NB_SEGMENT_UNITS;
+    part->chains = NB_CHAINS;
+    part->block_units = round_up(round_up(part->units, n_blocks) / n_blocks, BLOCK_STEP);
 }
 
 int nb_linear_parts(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa,
                     nb_linear_part parts[NB_LINEAR_PARTS])
 {
     const nb_low_rank *low = &a->w->low_rank;
-    int64_t k = a->w->k, unit_elements = isa->unit_elements;
-    parts[0] = (nb_linear_part){
-        .w = *a->w, .x = a->x, .units = (k + unit_elements - 1) / unit_elements};
+    parts[0] = (nb_linear_part){.w = *a->w, .x = a->x};
+    cut_k(&parts[0], isa);
     if (!low->rank) return 1;
     nb_weight down = {
-        .data = low->down, .dtype = low->dtype, .n = low->rank, .k = k, .scale = 1.0f};
+        .data = low->down, .dtype = low->dtype, .n = low->rank, .k = a->w->k, .scale = 1.0f};
     nb_weight up = {
         .data = low->up, .dtype = low->dtype, .n = a->w->n, .k = low->rank, .scale = 1.0f};
     nb_tensor t = nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(a->x.shape[0], low->rank));
     if (t.data) nb_linear_gemm(s, &(nb_linear_args){.y = t, .x = a->x, .w = &down}, isa);
-    parts[1] = (nb_linear_part){.w = up,
-                                .x = t,
-                                .first_unit = parts[0].units,
-                                .units = (low->rank + unit_elements - 1) / unit_elements};
+    parts[1] = (nb_linear_part){.w = up, .x = t, .first_unit = parts[0].units};
+    cut_k(&parts[1], isa);
     return 2;
+}
+
+/* All memory of a job; x is packed `step` rows at a time. */
+static void prepare(nb_stream *s, struct plan *p, int64_t step)
+{
+    const nb_gemm_isa *isa = p->isa;
+    for (int i = 0; i < p->n_parts; i++) {
+        int64_t bytes = round_up(p->parts[i].block_units, NB_BLOCK_UNITS) * 4 * isa->rows;
+        if (bytes > p->panel_bytes) p->panel_bytes = bytes;
+    }
+    p->max_panels = min_of(MAX_PANELS, PANELS_BYTES / p->panel_bytes);
+    p->sums_bytes = p->max_panels * isa->rows * MAX_M_BLOCK * 4;
+    p->scratch_bytes = p->max_panels * p->panel_bytes + p->sums_bytes + NB_SEGMENT_UNITS * 4;
+    p->packed = nb_arena_alloc(s->arena, (size_t)(round_up(step, isa->lanes) * p->units * 4));
+    p->scratch = nb_arena_alloc(s->arena, (size_t)(p->scratch_bytes * s->threads));
+    if (!p->packed || !p->scratch) nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
 }
 
 void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa)
 {
+    if (!a->x.shape[0] || !a->w->n) return;
     if (isa->few && a->x.shape[0] <= NB_FEW_ROWS) {
         nb_linear_few(s, a, isa);
         return;
@@ -259,11 +327,7 @@ void nb_linear_gemm(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *is
     for (int i = 0; i < p.n_parts; i++) p.units += p.parts[i].units;
     int64_t most = MAX_PACKED_BYTES / (p.units * 4) / MAX_M_BLOCK * MAX_M_BLOCK;
     int64_t step = min_of(m, most > MAX_M_BLOCK ? most : MAX_M_BLOCK);
-    p.panel_bytes = NB_BLOCK_UNITS * 4 * isa->rows;
-    p.scratch_bytes = MAX_PANELS * (p.panel_bytes + isa->rows * MAX_M_BLOCK * 4);
-    p.packed = nb_arena_alloc(s->arena, (size_t)(round_up(step, lanes) * p.units * 4));
-    p.scratch = nb_arena_alloc(s->arena, (size_t)(p.scratch_bytes * s->threads));
-    if (!p.packed || !p.scratch) nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
+    prepare(s, &p, step);
     for (; p.m0 < m; p.m0 += step) {
         p.m = min_of(step, m - p.m0);
         choose_blocks(&p, s->threads);

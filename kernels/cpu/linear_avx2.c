@@ -3,7 +3,7 @@
 #include "kernels/cpu/gemm.h"
 
 /* 8 rows by 8 columns; masked loads read nothing that is not there. */
-NB_ALWAYS_INLINE void pack8(float *out, int lanes, const float *x, int64_t stride,
+NB_ALWAYS_INLINE void pack8(char *out, int64_t unit_stride, const float *x, int64_t stride,
                             int64_t n_rows, int64_t k, int rounded)
 {
     vec r[LANES];
@@ -12,28 +12,32 @@ NB_ALWAYS_INLINE void pack8(float *out, int lanes, const float *x, int64_t strid
         if (rounded) r[i] = vec_round_bf16(r[i]);
     }
     vec_transpose(r);
-    for (int i = 0; i < LANES && i < k; i++) vec_store(out + i * lanes, r[i]);
+    for (int i = 0; i < LANES; i++) vec_store((float *)(void *)(out + i * unit_stride), r[i]);
 }
 
-NB_ALWAYS_INLINE void pack(float *out, int lanes, const float *x, int64_t stride,
+NB_ALWAYS_INLINE void pack(const nb_pack_place *to, const float *x, int64_t stride,
                            int64_t n_rows, int64_t k, int rounded)
 {
-    for (int64_t at = 0; at < k; at += LANES)
-        for (int lane = 0; lane < lanes; lane += LANES)
-            pack8(out + at * lanes + lane, lanes, lane < n_rows ? x + lane * stride + at : x,
-                  stride, n_rows - lane, k - at, rounded);
+    for (int64_t at = 0; at < (k + 15) / 16 * 16; at += LANES) {
+        int64_t left = k > at ? k - at : 0;
+        char *out = (char *)to->out + at / 16 * to->chunk_stride + at % 16 * to->unit_stride;
+        for (int lane = 0; lane < to->lanes; lane += LANES)
+            pack8(out + lane * 4, to->unit_stride,
+                  lane < n_rows && left ? x + lane * stride + at : x, stride, n_rows - lane,
+                  left, rounded);
+    }
 }
 
-void nb_pack_rows_f32_avx2(void *out, int lanes, const float *x, int64_t stride, int64_t n_rows,
-                           int64_t k)
+void nb_pack_rows_f32_avx2(const nb_pack_place *to, const float *x, int64_t stride,
+                           int64_t n_rows, int64_t k)
 {
-    pack(out, lanes, x, stride, n_rows, k, 0);
+    pack(to, x, stride, n_rows, k, 0);
 }
 
-void nb_pack_rows_rounded_avx2(void *out, int lanes, const float *x, int64_t stride,
+void nb_pack_rows_rounded_avx2(const nb_pack_place *to, const float *x, int64_t stride,
                                int64_t n_rows, int64_t k)
 {
-    pack(out, lanes, x, stride, n_rows, k, 1);
+    pack(to, x, stride, n_rows, k, 1);
 }
 
 static vec load_vector(nb_tensor t, int64_t n0, int64_t n, float absent)

@@ -5,9 +5,8 @@
 #include "kernels/cpu/vec_math_avx512.h"
 
 /* 16 rows by 16 columns; masked loads read nothing that is not there. */
-static inline __attribute__((always_inline)) void pack16(float *out, int lanes, const float *x,
-                                                         int64_t stride, int64_t n_rows,
-                                                         int64_t k, int rounded)
+NB_ALWAYS_INLINE void pack16(char *out, int64_t unit_stride, const float *x, int64_t stride,
+                             int64_t n_rows, int64_t k, int rounded)
 {
     __mmask16 columns = nb_first_lanes(k);
     __m512 r[16];
@@ -18,30 +17,29 @@ static inline __attribute__((always_inline)) void pack16(float *out, int lanes, 
     }
     nb_transpose16_avx512(r);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        if (i < k) _mm512_store_ps(out + i * lanes, r[i]);
+    for (int i = 0; i < 16; i++) _mm512_store_ps(out + i * unit_stride, r[i]);
 }
 
-static inline __attribute__((always_inline)) void pack(float *out, int lanes, const float *x,
-                                                       int64_t stride, int64_t n_rows,
-                                                       int64_t k, int rounded)
+NB_ALWAYS_INLINE void pack(const nb_pack_place *to, const float *x, int64_t stride,
+                           int64_t n_rows, int64_t k, int rounded)
 {
-    for (int64_t at = 0; at < k; at += 16)
-        for (int lane = 0; lane < lanes; lane += 16)
-            pack16(out + at * lanes + lane, lanes, lane < n_rows ? x + lane * stride + at : x,
+    char *out = to->out;
+    for (int64_t at = 0; at < k; at += 16, out += to->chunk_stride)
+        for (int lane = 0; lane < to->lanes; lane += 16)
+            pack16(out + lane * 4, to->unit_stride, lane < n_rows ? x + lane * stride + at : x,
                    stride, n_rows - lane, k - at, rounded);
 }
 
-void nb_pack_rows_f32_avx512(void *out, int lanes, const float *x, int64_t stride,
+void nb_pack_rows_f32_avx512(const nb_pack_place *to, const float *x, int64_t stride,
                              int64_t n_rows, int64_t k)
 {
-    pack(out, lanes, x, stride, n_rows, k, 0);
+    pack(to, x, stride, n_rows, k, 0);
 }
 
-void nb_pack_rows_rounded_avx512(void *out, int lanes, const float *x, int64_t stride,
+void nb_pack_rows_rounded_avx512(const nb_pack_place *to, const float *x, int64_t stride,
                                  int64_t n_rows, int64_t k)
 {
-    pack(out, lanes, x, stride, n_rows, k, 1);
+    pack(to, x, stride, n_rows, k, 1);
 }
 
 static __m512 load_vector(nb_tensor t, int64_t n0, __mmask16 mask, float absent)

@@ -4,8 +4,8 @@
 #include "kernels/cpu/transpose_avx512.h"
 
 /* 16 rows by 32 columns; masked loads read nothing that is not there. */
-static void pack16(float *out, int lanes, const float *x, int64_t stride, int64_t n_rows,
-                   int64_t k)
+static void pack16(char *out, int64_t unit_stride, const float *x, int64_t stride,
+                   int64_t n_rows, int64_t k)
 {
     __m512 r[16];
 #pragma GCC unroll 16
@@ -18,15 +18,15 @@ static void pack16(float *out, int lanes, const float *x, int64_t stride, int64_
     }
     nb_transpose16_avx512(r);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        if (2 * i < k) _mm512_store_ps(out + i * lanes, r[i]);
+    for (int i = 0; i < 16; i++) _mm512_store_ps(out + i * unit_stride, r[i]);
 }
 
-void nb_pack_rows_bf16_avx512bf16(void *out, int lanes, const float *x, int64_t stride,
+void nb_pack_rows_bf16_avx512bf16(const nb_pack_place *to, const float *x, int64_t stride,
                                   int64_t n_rows, int64_t k)
 {
-    for (int64_t at = 0; at < k; at += 32)
-        for (int lane = 0; lane < lanes; lane += 16)
-            pack16((float *)out + at / 2 * lanes + lane, lanes,
-                   lane < n_rows ? x + lane * stride + at : x, stride, n_rows - lane, k - at);
+    char *out = to->out;
+    for (int64_t at = 0; at < k; at += 32, out += to->chunk_stride)
+        for (int lane = 0; lane < to->lanes; lane += 16)
+            pack16(out + lane * 4, to->unit_stride, lane < n_rows ? x + lane * stride + at : x,
+                   stride, n_rows - lane, k - at);
 }

@@ -1,11 +1,13 @@
 /*
- * nb_linear for a few rows of x, where reading W is all the time there is: tasks are runs of
- * weight rows, and for 32 of them at a time and k in blocks
+ * nb_linear for a few rows of x, where reading W is all the time there is. Tasks are runs of
+ * weight rows, taken 32 at a time. Where k is long enough for chains (kernels/cpu/gemm.h), some
+ * rows side by side are multiplied by x just as they lie in the file, or FP4 by way of a table
+ * of its 256 scales times 16 codes; other types are decoded some hundred units at a time. A
+ * chain is a lane of a vector; then
  *
- *     decode 32 rows of W into a panel (L1 and L2), asking for the block after this one
- *     multiply it, transposed in registers, by all rows of x
+ *     the lanes of 16 rows are transposed and added in their order
  *
- * Sums are the same chains over k as those of many rows (kernels/cpu/linear.c).
+ * Where all of k is one chain, 32 rows are decoded and multiplied with rows as the lanes.
  */
 #include <string.h>
 
@@ -17,18 +19,37 @@ enum {
     BLOCK_BYTES = NB_BLOCK_UNITS * 4, /* of one row */
     PANEL_BYTES = NB_FEW_LANES * BLOCK_BYTES,
     SUMS = NB_FEW_LANES * NB_FEW_ROWS,
+    GROUP = 16, /* rows that are folded at once */
+    LANES_BYTES = GROUP * NB_FEW_ROWS * 64,
+    SCRATCH_BYTES = PANEL_BYTES + LANES_BYTES,
     LINE = 64,
 };
+
+/* How a part is multiplied. */
+enum way { ONE_CHAIN, AS_IT_LIES, FP4, DECODED };
+
+static const int32_t natural_order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 struct plan {
     const nb_linear_args *a;
     const nb_gemm_isa *isa;
     nb_linear_part parts[NB_LINEAR_PARTS];
-    char *x[NB_LINEAR_PARTS]; /* of each [blocks of k][m][units] */
+    enum way way[NB_LINEAR_PARTS];
+    char *x[NB_LINEAR_PARTS]; /* [m][units]; for one chain [blocks of k][m][units] */
+    char *table;              /* FP4's values, as units [scales][codes] */
     int n_parts;
     int64_t m, block_elements, task_rows;
     float *scaled; /* [k], a row of x */
-    char *scratch; /* for each thread a panel */
+    char *scratch; /* for each thread a panel and lanes */
+};
+
+/* What a task works on. */
+struct rows {
+    const struct plan *p;
+    char *panel;
+    float *lanes; /* [GROUP][m][16] */
+    float *sums;  /* [2][NB_FEW_ROWS][16] */
+    int64_t n0, n;
 };
 
 static int64_t min_of(int64_t a, int64_t b)
@@ -36,22 +57,68 @@ static int64_t min_of(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* A row of x becomes units just as a row of W does. */
-static void pack_x(const struct plan *p, const nb_linear_part *part, char *out)
+static enum way way_of(const nb_linear_part *part, const nb_gemm_isa *isa)
 {
+    const nb_weight *w = &part->w;
+    int is_plain = w->scale_kind == NB_SCALE_NONE && w->scale == 1.0f;
+    if (part->chains == 1) return ONE_CHAIN;
+    if (w->dtype == NB_DTYPE_F4_E2M1X2) return FP4;
+    if (w->dtype == isa->dot_dtype && is_plain &&
+        w->k % (NB_CHUNK_UNITS * isa->unit_elements) == 0)
+        return AS_IT_LIES;
+    return DECODED;
+}
+
+/* Units into the lanes that the codes of FP4 come in. */
+static void reorder(char *units, int64_t n, const int32_t order[16])
+{
+    for (int64_t i = 0; i < n; i += NB_CHUNK_UNITS, units += NB_CHUNK_BYTES) {
+        uint32_t from[16], to[16];
+        memcpy(from, units, sizeof from);
+        for (int j = 0; j < 16; j++) to[order[j]] = from[j];
+        memcpy(units, to, sizeof to);
+    }
+}
+
+/* A row of x becomes units just as a row of W does. */
+static void pack_x(const struct plan *p, int i)
+{
+    const nb_linear_part *part = &p->parts[i];
     int64_t k = part->w.k;
     for (int64_t m = 0; m < p->m; m++) {
         const float *x = nb_tensor_f32(part->x) + m * part->x.stride[0];
+        char *out = p->x[i] + m * part->units * 4;
         if (part->w.column_scales) nb_scale_columns(p->scaled, x, part->w.column_scales, k);
         nb_weight row = {.data = part->w.column_scales ? p->scaled : x,
                          .dtype = NB_DTYPE_F32,
                          .n = 1,
                          .k = k,
                          .scale = 1};
+        if (p->way[i] != ONE_CHAIN) p->isa->decode(&row, 0, 0, k, out, NB_CHUNK_BYTES);
+        if (p->way[i] == FP4) reorder(out, part->units, p->isa->fp4_order);
+        if (p->way[i] != ONE_CHAIN) continue;
         for (int64_t k0 = 0, b = 0; k0 < k; k0 += p->block_elements, b++)
             p->isa->decode(&row, 0, k0, min_of(p->block_elements, k - k0),
-                           out + (b * p->m + m) * BLOCK_BYTES, NB_CHUNK_BYTES);
+                           p->x[i] + (b * p->m + m) * BLOCK_BYTES, NB_CHUNK_BYTES);
     }
+}
+
+/* The decoder itself makes the table: of a row of blocks that have all codes under all scales.
+ */
+static void make_table(const struct plan *p)
+{
+    uint8_t codes[NB_SCALE_CODES * 8], scales[NB_SCALE_CODES];
+    nb_weight row = {.data = codes,
+                     .dtype = NB_DTYPE_F4_E2M1X2,
+                     .n = 1,
+                     .k = NB_SCALE_CODES * 16,
+                     .scale_kind = NB_SCALE_NVFP4,
+                     .scales = scales,
+                     .scale = 1,
+                     .scale_values = p->a->w->scale_values};
+    for (int i = 0; i < NB_SCALE_CODES * 8; i++) codes[i] = (uint8_t)(i % 8 * 0x22 + 0x10);
+    for (int i = 0; i < NB_SCALE_CODES; i++) scales[i] = (uint8_t)i;
+    p->isa->decode(&row, 0, 0, row.k, p->table, NB_CHUNK_BYTES);
 }
 
 /* The processor sees no pattern in 32 streams of a KB each. */
@@ -97,19 +164,92 @@ static void finish(const struct plan *p, const float *sums, int64_t n0, int64_t 
     p->isa->finish(p->a, rows, 0, p->m, n0, n);
 }
 
-/* Adds part i of weight rows n0 ... n0+n_left, at most NB_FEW_LANES, to their sums. */
-static void multiply_part(const struct plan *p, int i, char *panel, float *sums, int64_t n0,
-                          int64_t n_left)
+static void multiply_one_chain(const struct rows *t, int i)
 {
+    const struct plan *p = t->p;
     const nb_linear_part *part = &p->parts[i];
     for (int64_t k0 = 0, b = 0; k0 < part->w.k; k0 += p->block_elements, b++) {
-        nb_few_span span = {.w = panel,
+        nb_few_span span = {.w = t->panel,
                             .x = p->x[i] + b * p->m * BLOCK_BYTES,
                             .units =
                                 (int)min_of(NB_BLOCK_UNITS, part->units - b * NB_BLOCK_UNITS),
                             .rows = (int)p->m};
-        decode(p, &part->w, panel, n0, n_left, k0);
-        p->isa->few(sums, &span);
+        decode(p, &part->w, t->panel, t->n0, t->n, k0);
+        p->isa->few(t->sums, &span);
+    }
+}
+
+/* The span's rows, n of them from `row` on, as they lie; missing ones are the last again. */
+static void point_at_rows(nb_dot_span *span, const nb_weight *w, int64_t row, int64_t n,
+                          int64_t k0)
+{
+    int64_t row_bytes = nb_weight_row_bytes(w);
+    for (int64_t r = 0; r < nb_dot_rows(span->m); r++) {
+        int64_t at = row + min_of(r, n - 1);
+        span->w[r] = (const char *)w->data + at * row_bytes + k0 * row_bytes / w->k;
+        if (w->dtype == NB_DTYPE_F4_E2M1X2)
+            span->scales[r] =
+                (const uint8_t *)w->scales + ((at * w->k + k0) >> span->block_bits);
+    }
+}
+
+/* The same by way of the panel, a few hundred units at a time. */
+static void dot_decoded(const struct rows *t, nb_dot_span *span, const nb_weight *w,
+                        int64_t row, int64_t n, int64_t k0, float *lanes)
+{
+    const struct plan *p = t->p;
+    int64_t left = span->chunks, most = NB_BLOCK_UNITS / NB_CHUNK_UNITS;
+    for (int64_t r = 0; r < nb_dot_rows(span->m); r++) span->w[r] = t->panel + r * BLOCK_BYTES;
+    for (; left > 0; left -= most, k0 += p->block_elements) {
+        span->chunks = min_of(left, most);
+        for (int64_t r = 0; r < n; r++)
+            p->isa->decode(w, row + r, k0, min_of(p->block_elements, w->k - k0),
+                           t->panel + r * BLOCK_BYTES, NB_CHUNK_BYTES);
+        p->isa->dot(lanes, span);
+        span->x = (const char *)span->x + most * NB_CHUNK_BYTES;
+        span->accumulate = NB_SUMS_CONTINUE;
+    }
+}
+
+/* Units unit ... unit+n_units of up to GROUP weight rows from `row` on, into lanes. */
+static void dot_group(const struct rows *t, int i, int64_t row, int64_t n, int64_t unit,
+                      int64_t n_units)
+{
+    const struct plan *p = t->p;
+    const nb_linear_part *part = &p->parts[i];
+    int64_t k0 = unit * p->isa->unit_elements, step = nb_dot_rows(p->m);
+    for (int64_t r = 0; r < n; r += step) {
+        nb_dot_span span = {.x = p->x[i] + unit * 4,
+                            .x_stride = part->units * 4,
+                            .chunks = n_units / NB_CHUNK_UNITS,
+                            .m = (int)p->m,
+                            .table = p->table,
+                            .block_bits = nb_weight_block_bits(&part->w),
+                            .high_first = part->w.high_first};
+        float *lanes = t->lanes + r * p->m * 16;
+        int64_t n_rows = min_of(step, n - r);
+        if (p->way[i] == DECODED) {
+            dot_decoded(t, &span, &part->w, row + r, n_rows, k0, lanes);
+            continue;
+        }
+        point_at_rows(&span, &part->w, row + r, n_rows, k0);
+        span.half = k0 + n_units * p->isa->unit_elements > part->w.k;
+        (p->way[i] == FP4 ? p->isa->dot_fp4 : p->isa->dot)(lanes, &span);
+    }
+}
+
+static void multiply_chains(const struct rows *t, int i)
+{
+    const struct plan *p = t->p;
+    const nb_linear_part *part = &p->parts[i];
+    for (int64_t unit = 0; unit < part->units; unit += part->block_units) {
+        int64_t n_units = min_of(part->block_units, part->units - unit);
+        for (int64_t r = 0; r < t->n; r += GROUP) {
+            dot_group(t, i, t->n0 + r, min_of(GROUP, t->n - r), unit, n_units);
+            p->isa->fold(t->sums + r * NB_FEW_ROWS, t->lanes, (int)p->m,
+                         p->way[i] == FP4 ? p->isa->fp4_order : natural_order,
+                         part->first_unit + unit > 0);
+        }
     }
 }
 
@@ -117,31 +257,39 @@ static void multiply_task(void *arg, int64_t task, int thread)
 {
     const struct plan *p = arg;
     int64_t end = min_of((task + 1) * p->task_rows, p->a->w->n);
-    char *panel = p->scratch + (int64_t)thread * PANEL_BYTES;
+    char *scratch = p->scratch + (int64_t)thread * SCRATCH_BYTES;
     _Alignas(64) float sums[SUMS];
-    for (int64_t n0 = task * p->task_rows; n0 < end; n0 += NB_FEW_LANES) {
+    struct rows t = {.p = p,
+                     .panel = scratch,
+                     .lanes = (float *)(void *)(scratch + PANEL_BYTES),
+                     .sums = sums};
+    for (t.n0 = task * p->task_rows; t.n0 < end; t.n0 += NB_FEW_LANES) {
+        t.n = min_of(NB_FEW_LANES, end - t.n0);
         memset(sums, 0, sizeof sums);
-        for (int i = 0; i < p->n_parts; i++) multiply_part(p, i, panel, sums, n0, end - n0);
-        finish(p, sums, n0, min_of(16, end - n0));
-        if (end - n0 > 16)
-            finish(p, sums + NB_FEW_ROWS * 16, n0 + 16, min_of(16, end - n0 - 16));
+        for (int i = 0; i < p->n_parts; i++)
+            (p->way[i] == ONE_CHAIN ? multiply_one_chain : multiply_chains)(&t, i);
+        for (int64_t r = 0; r < t.n; r += GROUP)
+            finish(p, sums + r * NB_FEW_ROWS, t.n0 + r, min_of(GROUP, t.n - r));
     }
 }
 
 /* All memory of a job, and x in its units. */
 static void prepare(nb_stream *s, struct plan *p)
 {
-    p->scratch = nb_arena_alloc(s->arena, (size_t)PANEL_BYTES * (size_t)s->threads);
+    p->scratch = nb_arena_alloc(s->arena, (size_t)SCRATCH_BYTES * (size_t)s->threads);
     p->scaled = nb_arena_alloc(s->arena, (size_t)p->a->w->k * sizeof(float));
-    int failed = !p->scratch || !p->scaled;
+    p->table = nb_arena_alloc(s->arena, NB_SCALE_CODES * 16 * sizeof(float));
+    int failed = !p->scratch || !p->scaled || !p->table;
     for (int i = 0; i < p->n_parts; i++) {
         int64_t n_blocks = (p->parts[i].units + NB_BLOCK_UNITS - 1) / NB_BLOCK_UNITS;
+        p->way[i] = way_of(&p->parts[i], p->isa);
         p->x[i] = nb_arena_alloc(s->arena, (size_t)(n_blocks * p->m * BLOCK_BYTES));
         failed |= !p->x[i];
     }
     if (failed) nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
     if (s->status != NB_OK) return;
-    for (int i = 0; i < p->n_parts; i++) pack_x(p, &p->parts[i], p->x[i]);
+    for (int i = 0; i < p->n_parts; i++) pack_x(p, i);
+    if (p->way[0] == FP4) make_table(p);
 }
 
 void nb_linear_few(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa)

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/panel_ggml.h"
+#include "kernels/cpu/transpose_avx512.h"
 
 enum { SEGMENT = 128 }; /* elements under one scale at least */
 
@@ -82,5 +83,21 @@ void nb_panel_rounded_avx512(const nb_weight *w, int64_t row, int64_t k0, int64_
         break;
     default:
         nb_panel_ggml_rounded_avx512(w, row, k0, count, out, stride);
+    }
+}
+
+void nb_panel_spread_avx512(void *out, int64_t chain_stride, int64_t chunk_stride,
+                            const void *chunks, int64_t n_chunks)
+{
+    const char *from = chunks;
+    char *to = out;
+    for (int64_t c = 0; c < n_chunks;
+         c += 16, from += 16 * NB_CHUNK_BYTES, to += chunk_stride) {
+        __m512 r[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) r[i] = _mm512_load_ps(from + i * NB_CHUNK_BYTES);
+        nb_transpose16_avx512(r);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) _mm512_store_ps(to + i * chain_stride, r[i]);
     }
 }

@@ -38,6 +38,13 @@ static const struct shape plain[] = {
     {33, 50, 1040, NB_DTYPE_F4_E2M1X2, NB_SCALE_NVFP4, NB_ACT_NONE, BIAS | HIGH_FIRST, 0},
     {5, 31, 32, NB_DTYPE_F4_E2M1X2, NB_SCALE_MXFP4, NB_ACT_NONE, HIGH_FIRST, 0},
     {65, 130, 544, NB_DTYPE_F4_E2M1X2, NB_SCALE_MXFP4, NB_ACT_GELU_TANH, GATE | RESIDUAL, 0},
+    /* several chains, and blocks of them */
+    {13, 33, 3120, NB_DTYPE_F4_E2M1X2, NB_SCALE_NVFP4, NB_ACT_NONE, BIAS, 0},
+    {11, 50, 3072, NB_DTYPE_F4_E2M1X2, NB_SCALE_NVFP4, NB_ACT_NONE, HIGH_FIRST, 0},
+    {9, 19, 1600, NB_DTYPE_F4_E2M1X2, NB_SCALE_MXFP4, NB_ACT_NONE, BIAS, 0},
+    {10, 20, 3207, NB_DTYPE_BF16, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
+    {36, 17, 4096, NB_DTYPE_BF16, NB_SCALE_NONE, NB_ACT_NONE, 0, 0},
+    {20, 24, 520, NB_DTYPE_F8_E4M3, NB_SCALE_BLOCK128, NB_ACT_NONE, BIAS, 0},
     {1, 1, 32, NB_DTYPE_Q8_0, NB_SCALE_NONE, NB_ACT_NONE, 0, 0},
     {17, 13, 288, NB_DTYPE_Q8_0, NB_SCALE_NONE, NB_ACT_NONE, BIAS, 0},
     {33, 50, 1056, NB_DTYPE_Q4_0, NB_SCALE_NONE, NB_ACT_NONE, BIAS | GATE | RESIDUAL, 0},
@@ -160,7 +167,7 @@ static void run_branch(nb_check *c, int i)
     run_shape(c, &branch[i]);
 }
 
-/* Sums of up to 1,025 products in F32, in sequence. */
+/* Sums of up to 4,096 products in F32, in sequence. */
 const nb_check_op nb_check_linear = {.name = "linear",
                                      .run = run_plain,
                                      .n_shapes = NB_CHECK_COUNT(plain) - N_TIMED,
