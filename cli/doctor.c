@@ -139,7 +139,7 @@ static void print_description(json_t *json)
 
 static nb_status run_check(const struct doctor_options *o, struct findings *f)
 {
-    nb_check_options check = {.op = o->op, .print = take_line, .arg = f};
+    nb_check_options check = {.op = o->op, .quick = 1, .print = take_line, .arg = f};
     int n_failed = nb_check_run(&check);
     if (n_failed < 0) return nb_fail(NB_E_USAGE, "--op: there is no operation %.60s", o->op);
     return NB_OK;

@@ -14,6 +14,7 @@
 
 typedef struct nb_check_options {
     const char *op; /* one operation ("attn"), NULL: all */
+    int quick;      /* without outliers, zeros and gaps between rows: a quarter of the time */
     int bench;      /* time instead of test */
     int threads;    /* of a timing; 0: one for each processor, 1: by the thread's own clock */
     void (*print)(void *arg, const char *line); /* a line, without its end */
