@@ -38,20 +38,20 @@ LOAD_FP4(load_mxfp4_high, 5, 1)
 
 void nb_dot_f32_avx512(float *lanes, const nb_dot_span *s)
 {
-    nb_dot_avx512(lanes, s, nb_dot_load_units_avx512, nb_dot_load_units_avx512,
+    nb_dot_avx512(lanes, s, 0, nb_dot_load_units_avx512, nb_dot_load_units_avx512,
                   multiply_add_f32);
 }
 
 void nb_dot_fp4_f32_avx512(float *lanes, const nb_dot_span *s)
 {
     if (s->block_bits == 5 && s->high_first)
-        nb_dot_avx512(lanes, s, load_mxfp4_high, load_mxfp4_high, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 16, load_mxfp4_high, load_mxfp4_high, multiply_add_f32);
     else if (s->block_bits == 5)
-        nb_dot_avx512(lanes, s, load_mxfp4_low, load_mxfp4_low, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 16, load_mxfp4_low, load_mxfp4_low, multiply_add_f32);
     else if (s->high_first)
-        nb_dot_avx512(lanes, s, load_nvfp4_high, load_nvfp4_high, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 16, load_nvfp4_high, load_nvfp4_high, multiply_add_f32);
     else
-        nb_dot_avx512(lanes, s, load_nvfp4_low, load_nvfp4_low, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 16, load_nvfp4_low, load_nvfp4_low, multiply_add_f32);
 }
 
 void nb_fold_avx512(float *c, const float *lanes, int m, const int32_t order[16],

@@ -16,6 +16,18 @@ NB_ALWAYS_INLINE __m512 nb_dot_load_units_avx512(const nb_dot_span *s, int r, in
     return _mm512_loadu_ps((const char *)s->w[r] + i * NB_CHUNK_BYTES);
 }
 
+/* FP4 rows are too short for the processor to see a pattern in eight of them: asks for the line
+ * that the next rows have in the place of chunk i. */
+NB_ALWAYS_INLINE void nb_dot_ask_ahead_avx512(const nb_dot_span *s, int r, int64_t i,
+                                              int chunk_codes)
+{
+    _mm_prefetch((const char *)s->w[r] + s->ahead + i * chunk_codes / 2, _MM_HINT_T0);
+    if (i * chunk_codes % 512 == 0)
+        _mm_prefetch((const char *)s->scales[r] + s->scales_ahead +
+                         (i * chunk_codes >> s->block_bits),
+                     _MM_HINT_T0);
+}
+
 NB_ALWAYS_INLINE void nb_dot_chunk_avx512(__m512 *sum, const nb_dot_span *s, int64_t i,
                                           int rows, int m, nb_dot_load_avx512 *load,
                                           nb_dot_multiply_add_avx512 *multiply_add)
@@ -33,50 +45,56 @@ NB_ALWAYS_INLINE void nb_dot_chunk_avx512(__m512 *sum, const nb_dot_span *s, int
 }
 
 /* `rows`, `m` and the functions are constants where this is used; `last`, if any, loads the
- * last chunk. */
+ * last chunk. FP4 has `chunk_codes`, else 0. */
 NB_ALWAYS_INLINE void nb_dot_rows_avx512(float *lanes, const nb_dot_span *s, int rows, int m,
-                                         nb_dot_load_avx512 *load, nb_dot_load_avx512 *last,
+                                         int chunk_codes, nb_dot_load_avx512 *load,
+                                         nb_dot_load_avx512 *last,
                                          nb_dot_multiply_add_avx512 *multiply_add)
 {
     __m512 sum[16];
-    int64_t n = s->chunks - s->half;
+    int64_t n = s->chunks - s->half, i = 0;
 #pragma GCC unroll 16
-    for (int i = 0; i < rows * m; i++)
-        sum[i] = s->accumulate ? _mm512_load_ps(lanes + i * 16) : _mm512_setzero_ps();
-    for (int64_t i = 0; i < n; i++) nb_dot_chunk_avx512(sum, s, i, rows, m, load, multiply_add);
+    for (int j = 0; j < rows * m; j++)
+        sum[j] = s->accumulate ? _mm512_load_ps(lanes + j * 16) : _mm512_setzero_ps();
+    for (; i < n; i++) {
+        if (chunk_codes && i * chunk_codes % 128 == 0)
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) nb_dot_ask_ahead_avx512(s, r, i, chunk_codes);
+        nb_dot_chunk_avx512(sum, s, i, rows, m, load, multiply_add);
+    }
     if (s->half) nb_dot_chunk_avx512(sum, s, n, rows, m, last, multiply_add);
 #pragma GCC unroll 16
-    for (int i = 0; i < rows * m; i++) _mm512_store_ps(lanes + i * 16, sum[i]);
+    for (int j = 0; j < rows * m; j++) _mm512_store_ps(lanes + j * 16, sum[j]);
 }
 
-NB_ALWAYS_INLINE void nb_dot_avx512(float *lanes, const nb_dot_span *s,
+NB_ALWAYS_INLINE void nb_dot_avx512(float *lanes, const nb_dot_span *s, int chunk_codes,
                                     nb_dot_load_avx512 *load, nb_dot_load_avx512 *last,
                                     nb_dot_multiply_add_avx512 *multiply_add)
 {
     switch (s->m) {
     case 1:
-        nb_dot_rows_avx512(lanes, s, 8, 1, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 8, 1, chunk_codes, load, last, multiply_add);
         break;
     case 2:
-        nb_dot_rows_avx512(lanes, s, 8, 2, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 8, 2, chunk_codes, load, last, multiply_add);
         break;
     case 3:
-        nb_dot_rows_avx512(lanes, s, 4, 3, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 4, 3, chunk_codes, load, last, multiply_add);
         break;
     case 4:
-        nb_dot_rows_avx512(lanes, s, 4, 4, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 4, 4, chunk_codes, load, last, multiply_add);
         break;
     case 5:
-        nb_dot_rows_avx512(lanes, s, 2, 5, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 2, 5, chunk_codes, load, last, multiply_add);
         break;
     case 6:
-        nb_dot_rows_avx512(lanes, s, 2, 6, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 2, 6, chunk_codes, load, last, multiply_add);
         break;
     case 7:
-        nb_dot_rows_avx512(lanes, s, 2, 7, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 2, 7, chunk_codes, load, last, multiply_add);
         break;
     default:
-        nb_dot_rows_avx512(lanes, s, 2, NB_FEW_ROWS, load, last, multiply_add);
+        nb_dot_rows_avx512(lanes, s, 2, NB_FEW_ROWS, chunk_codes, load, last, multiply_add);
     }
 }
 

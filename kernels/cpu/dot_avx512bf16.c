@@ -71,18 +71,18 @@ LOAD_FP4(load_half_high, load_half, 1)
 
 void nb_dot_bf16_avx512bf16(float *lanes, const nb_dot_span *s)
 {
-    nb_dot_avx512(lanes, s, nb_dot_load_units_avx512, nb_dot_load_units_avx512,
+    nb_dot_avx512(lanes, s, 0, nb_dot_load_units_avx512, nb_dot_load_units_avx512,
                   multiply_add_bf16);
 }
 
 void nb_dot_fp4_bf16_avx512bf16(float *lanes, const nb_dot_span *s)
 {
     if (s->block_bits == 5 && s->high_first)
-        nb_dot_avx512(lanes, s, load_mxfp4_high, load_mxfp4_high, multiply_add_bf16);
+        nb_dot_avx512(lanes, s, 32, load_mxfp4_high, load_mxfp4_high, multiply_add_bf16);
     else if (s->block_bits == 5)
-        nb_dot_avx512(lanes, s, load_mxfp4_low, load_mxfp4_low, multiply_add_bf16);
+        nb_dot_avx512(lanes, s, 32, load_mxfp4_low, load_mxfp4_low, multiply_add_bf16);
     else if (s->high_first)
-        nb_dot_avx512(lanes, s, load_nvfp4_high, load_half_high, multiply_add_bf16);
+        nb_dot_avx512(lanes, s, 32, load_nvfp4_high, load_half_high, multiply_add_bf16);
     else
-        nb_dot_avx512(lanes, s, load_nvfp4_low, load_half_low, multiply_add_bf16);
+        nb_dot_avx512(lanes, s, 32, load_nvfp4_low, load_half_low, multiply_add_bf16);
 }

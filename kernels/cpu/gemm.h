@@ -85,6 +85,7 @@ typedef struct nb_dot_span {
     const uint8_t *scales[NB_FEW_ROWS];
     const void *table;
     int block_bits, high_first, half;
+    int64_t ahead, scales_ahead; /* bytes to what is read next in a row's place */
 } nb_dot_span;
 
 /* Weight rows that go side by side, enough chains to hide the latency of an addition. */

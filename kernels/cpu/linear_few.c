@@ -233,6 +233,8 @@ static void dot_group(const struct rows *t, int i, int64_t row, int64_t n, int64
             continue;
         }
         point_at_rows(&span, &part->w, row + r, n_rows, k0);
+        span.ahead = step * nb_weight_row_bytes(&part->w);
+        span.scales_ahead = step * (part->w.k >> span.block_bits);
         span.half = k0 + n_units * p->isa->unit_elements > part->w.k;
         (p->way[i] == FP4 ? p->isa->dot_fp4 : p->isa->dot)(lanes, &span);
     }
