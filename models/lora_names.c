@@ -264,7 +264,7 @@ const char *nb_lora_other_family(const char *name)
         {"to_qkv_mlp_proj", "FLUX.2"},
         {"stream_modulation", "FLUX.2"},
         {"distilled_guidance_layer", "Chroma"},
-        {"img_attn_qkv.", "HunyuanVideo"},
+        {".img_attn_qkv", "HunyuanVideo"},
         {"individual_token_refiner", "HunyuanVideo"},
         {"cross_attn", "Wan"},
         {"img_mod.1", "Qwen-Image"},
