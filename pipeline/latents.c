@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,6 +52,22 @@ struct nb_start {
 static nb_status no_memory(int64_t values)
 {
     return nb_fail(NB_E_SYSTEM, "out of memory: %" PRId64 " latents asked for", values);
+}
+
+nb_status nb_latents_check(const float *latents, int64_t n, double *rms)
+{
+    int64_t n_bad = 0;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        n_bad += !isfinite(latents[i]);
+        sum += (double)latents[i] * (double)latents[i];
+    }
+    if (n_bad)
+        return nb_fail(NB_E_DATA,
+                       "%" PRId64 " of %" PRId64 " latents are not finite after the last step",
+                       n_bad, n);
+    *rms = sqrt(sum / (double)(n > 0 ? n : 1));
+    return NB_OK;
 }
 
 static void seed_generator(nb_start *s, uint64_t seed)

@@ -25,6 +25,10 @@ static inline int64_t nb_latent_count(const nb_latent_shape *shape)
 void nb_latents_pack(float *packed, const float *planes, const nb_latent_shape *shape);
 void nb_latents_unpack(float *planes, const float *packed, const nb_latent_shape *shape);
 
+/* Can a picture come from n latents? E_DATA if one is NaN or infinite. *rms is their root mean
+ * square: about 1 where a model has drawn what it was trained to. */
+nb_status nb_latents_check(const float *latents, int64_t n, double *rms) NB_MUST_CHECK;
+
 typedef struct nb_start_args {
     nb_latent_shape shape;
     int n_pictures;

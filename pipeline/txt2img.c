@@ -42,6 +42,7 @@ struct text {
 };
 
 enum { POSITIVE, NEGATIVE, N_TEXTS };
+static const double MOST_LATENTS = 10; /* root mean square that goes without a warning */
 
 struct job {
     nb_pipeline *p;
@@ -498,6 +499,22 @@ static nb_status hand_out(struct job *j, const nb_start_point *point)
 /* ---- the whole ----------------------------------------------------------------------------
  */
 
+/* Weights that are read wrongly make latents that decode to white: never without a word. */
+static nb_status check_latents(const struct job *j)
+{
+    double rms;
+    int64_t n = j->result->image_tokens * j->info->flux.in_channels;
+    nb_status status = nb_latents_check(j->packed, n, &rms);
+    if (status) return nb_fail_context(status, "%s: transformer", j->info->directory);
+    if (rms > MOST_LATENTS)
+        nb_log(
+            NB_LOG_WARN,
+            "picture %d: latents of %.3g on the average, where about 1 is usual: the weights "
+            "may not be what their names say",
+            j->picture, rms);
+    return NB_OK;
+}
+
 static nb_status make_picture(struct job *j, int index)
 {
     nb_start_point point;
@@ -505,6 +522,7 @@ static nb_status make_picture(struct job *j, int index)
     NB_TRY(nb_start_get(j->start, index, &point));
     NB_TRY(dump_noise(j, &point));
     NB_TRY(denoise(j, point.packed));
+    NB_TRY(check_latents(j));
     NB_TRY(run_stage(j, NB_STAGE_DECODE, decode));
     NB_TRY(hand_out(j, &point));
     j->result->n_pictures++;

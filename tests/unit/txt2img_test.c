@@ -2,6 +2,7 @@
  * The picture path around the arithmetic (which the golden cases check): defaults, limits,
  * batches, recipes, stopping, memory, and directories that are not what they should be.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -25,13 +26,13 @@
 
 static char folder[] = "/tmp/nibble-txt2img-XXXXXX";
 static nb_device *device;
-static int n_warnings;
+static int n_warnings, n_exploded;
 
 static void count_warnings(void *arg, nb_log_level level, const char *line)
 {
     (void)arg;
-    (void)line;
     n_warnings += level == NB_LOG_WARN;
+    n_exploded += level == NB_LOG_WARN && strstr(line, "about 1 is usual") != NULL;
 }
 
 static int set_up(void **state)
@@ -428,14 +429,15 @@ static void memory_limit(void **state)
  */
 
 static const char *write_latents(const char *name, nb_dtype dtype, int rank,
-                                 const int64_t *shape)
+                                 const int64_t *shape, float value)
 {
-    static float zeros[4 * 16 * 4 * 4];
+    static float all[4 * 16 * 4 * 4];
     const char *path = in_folder("latents.safetensors");
-    nb_stored t = {.name = name, .file = "", .dtype = dtype, .rank = rank, .data = zeros};
+    nb_stored t = {.name = name, .file = "", .dtype = dtype, .rank = rank, .data = all};
     memcpy(t.shape, shape, (size_t)rank * sizeof *shape);
     t.bytes = (size_t)nb_stored_count(&t) * nb_dtype_bytes(dtype);
-    assert_true(t.bytes <= sizeof zeros);
+    assert_true(t.bytes <= sizeof all);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) all[i] = value;
     assert_int_equal(nb_safetensors_write(path, &t, 1, NULL), NB_OK);
     return path;
 }
@@ -465,7 +467,7 @@ static void init_latents(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct run run = {0};
         r.init_latents =
-            write_latents(cases[i].name, cases[i].dtype, cases[i].rank, cases[i].shape);
+            write_latents(cases[i].name, cases[i].dtype, cases[i].rank, cases[i].shape, 0);
         assert_int_equal(run_model(&run, MODELS "/dev", &r), cases[i].status);
         if (cases[i].status)
             assert_non_null(strstr(nb_error_message(), "latents"));
@@ -475,6 +477,27 @@ static void init_latents(void **state)
     struct run run = {0};
     r.init_latents = "/nonexistent.safetensors";
     assert_int_equal(run_model(&run, MODELS "/dev", &r), NB_E_NOINPUT);
+}
+
+/* A white picture is never handed out as if nothing were wrong. */
+static void exploded_latents(void **state)
+{
+    (void)state;
+    static const int64_t shape[] = {1, 4, 64};
+    struct run usual = {0}, large = {0}, infinite = {0};
+    nb_txt2img_request r = small_request();
+    r.steps = 1;
+    r.init_latents = write_latents("latents", NB_DTYPE_F32, 3, shape, 1);
+    n_exploded = 0;
+    assert_int_equal(run_model(&usual, MODELS "/dev", &r), NB_OK);
+    assert_int_equal(n_exploded, 0);
+    r.init_latents = write_latents("latents", NB_DTYPE_F32, 3, shape, 1000);
+    assert_int_equal(run_model(&large, MODELS "/dev", &r), NB_OK);
+    assert_int_equal(n_exploded, 1);
+    r.init_latents = write_latents("latents", NB_DTYPE_F32, 3, shape, INFINITY);
+    assert_int_equal(run_model(&infinite, MODELS "/dev", &r), NB_E_DATA);
+    assert_non_null(strstr(nb_error_message(), "dev: transformer: 256 of 256 latents"));
+    assert_int_equal(infinite.result.n_pictures, 0);
 }
 
 /* ---- directories --------------------------------------------------------------------------
@@ -621,6 +644,7 @@ int main(void)
         cmocka_unit_test(picture_callback_fails),
         cmocka_unit_test(memory_limit),
         cmocka_unit_test(init_latents),
+        cmocka_unit_test(exploded_latents),
         cmocka_unit_test(missing_parts),
         cmocka_unit_test(wrong_directories),
         cmocka_unit_test(parts_of_their_own),
