@@ -152,7 +152,8 @@ static nb_status append_id(const nb_tokenizer *t, nb_affix *affix, int64_t id)
     if (affix->n == NB_MAX_AFFIX)
         return nb_fail(NB_E_DATA, "%s: post_processor: more than %d tokens", t->path,
                        NB_MAX_AFFIX);
-    if (id < 0 || id >= t->vocab.n_ids)
+    size_t bytes;
+    if (id < 0 || id > NB_ID_MAX || !nb_vocab_piece(&t->vocab, (int32_t)id, &bytes))
         return nb_fail(NB_E_DATA, "%s: post_processor: id %lld is not in the vocabulary of %d",
                        t->path, (long long)id, (int)t->vocab.n_ids);
     affix->ids[affix->n++] = (int32_t)id;
