@@ -30,8 +30,9 @@ NB_ALWAYS_INLINE __m512 load_nvfp4(const nb_dot_span *s, int r, int64_t i, int h
         _mm_loadu_si128((const void *)((const char *)s->w[r] + i * 16)), high_first);
     index = _mm512_ternarylogic_epi64(index, _mm512_set1_epi16(15), second, 0xea); /* &, | */
     __m512i values = _mm512_inserti64x4(
-        _mm512_castsi256_si512(_mm256_load_si256((const void *)(table + scales[0] * 32))),
-        _mm256_load_si256((const void *)(table + scales[1] * 32)), 1);
+        _mm512_castsi256_si512(
+            _mm256_load_si256((const void *)(table + (size_t)scales[0] * 32))),
+        _mm256_load_si256((const void *)(table + (size_t)scales[1] * 32)), 1);
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(index, values));
 }
 
@@ -41,8 +42,8 @@ NB_ALWAYS_INLINE __m512 load_mxfp4(const nb_dot_span *s, int r, int64_t i, int h
     const char *table = s->table;
     __m512i index = spread_codes(
         _mm_loadu_si128((const void *)((const char *)s->w[r] + i * 16)), high_first);
-    __m512i values =
-        _mm512_broadcast_i64x4(_mm256_load_si256((const void *)(table + s->scales[r][i] * 32)));
+    __m512i values = _mm512_broadcast_i64x4(
+        _mm256_load_si256((const void *)(table + (size_t)s->scales[r][i] * 32)));
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(index, values));
 }
 
