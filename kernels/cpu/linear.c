@@ -18,7 +18,7 @@
 enum {
     MAX_PANELS = 16,   /* weight rows of a task: x is read from L3 once for that many */
     MAX_M_BLOCK = 512, /* with 8 panels: 192 KB of sums in L2 */
-    PANELS_BYTES = 600 << 10,
+    PANELS_BYTES = 680 << 10,
     TASKS_PER_THREAD = 4, /* so that threads end together */
     MAX_ROWS = 16,        /* of a panel, in any instruction set */
     /* of scaled rows of x, 2 elements to a unit: not a power of two */
