@@ -25,6 +25,7 @@ void nb_ops_climb_cpu(struct nb_ops *ops, unsigned caps)
     if (caps & NB_CPU_AVX2) {
         ops->linear[NB_COMPUTE_F32] = nb_linear_f32_avx2;
         ops->linear[NB_COMPUTE_BF16] = nb_linear_bf16_avx2;
+        ops->linear[NB_COMPUTE_A8] = nb_linear_a8_avx2;
         ops->conv2d[NB_COMPUTE_F32] = nb_conv2d_f32_avx2;
         ops->conv2d[NB_COMPUTE_BF16] = nb_conv2d_bf16_avx2;
         ops->attn[NB_COMPUTE_F32] = nb_attn_f32_avx2;

@@ -4,6 +4,17 @@
 
 #if defined(__x86_64__)
 
+static const nb_a8_isa avx2 = {
+    .rows = 6,
+    .lanes = 16,
+    .element_bytes = 2,
+    .tile_full = nb_a8_tile_full_avx2,
+    .tile_half = nb_a8_tile_half_avx2,
+    .decode = nb_a8_decode_avx2,
+    .pack = nb_a8_pack_avx2,
+    .finish = nb_linear_finish_avx2,
+};
+
 static const nb_a8_isa avx512vnni = {
     .rows = 6,
     .lanes = 32,
@@ -15,6 +26,11 @@ static const nb_a8_isa avx512vnni = {
     .finish = nb_linear_finish_avx512,
     .few = nb_a8_few_avx512vnni,
 };
+
+void nb_linear_a8_avx2(nb_stream *s, const nb_linear_args *a)
+{
+    nb_linear_a8(s, a, &avx2);
+}
 
 void nb_linear_a8_avx512vnni(nb_stream *s, const nb_linear_args *a)
 {
