@@ -51,8 +51,9 @@ typedef struct nb_weight {
     nb_scale_kind scale_kind;
     const void *scales; /* as scale_kind says, NULL for NONE */
     float scale;        /* of the whole matrix; 1 where the file has none, for FP4 and blocks */
-    const float *scale_values;  /* FP4: F32 [256], what each byte of `scales` multiplies by */
-    int high_first;             /* FP4: the even column is in the high half of its byte */
+    const float *scale_values; /* FP4: F32 [256], what each byte of `scales` multiplies by */
+    int high_first;            /* FP4: the even column is in the high half of its byte */
+    float input_scale; /* of x as NVFP4 (kernels/a4.h), by calibration; 0: each row its own */
     const float *column_scales; /* [k], x is multiplied by them; NULL: none */
     nb_low_rank low_rank;       /* of the x that is not multiplied by column_scales */
     const struct nb_device *device;

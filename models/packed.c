@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/a4.h"
+
 enum { NAME_BYTES = 512, E4M3_NAN = 0x7f, E8M0_NAN = 0xff };
 
 #define TENSOR_FORMAT "%s: tensor %.300s: "
@@ -109,12 +111,30 @@ static nb_status find_number(const nb_checkpoint *c, nb_packed *p)
     return read_number(reciprocal ? reciprocal : factor, &p->tensor_scale);
 }
 
+/* The calibrated scale of x, which only NVFP4 has; files without one let it be found anew. */
+static nb_status find_input_scale(const nb_checkpoint *c, nb_packed *p)
+{
+    const nb_stored *factor = beside(c, p->codes, "input_scale");
+    const nb_stored *reciprocal = beside(c, p->codes, "input_global_scale");
+    const nb_stored *t = factor ? factor : reciprocal;
+    float value;
+    if (!t) return NB_OK;
+    if (factor && reciprocal)
+        return nb_fail(NB_E_DATA, TENSOR_FORMAT "has two scales, %s and %s", p->codes->file,
+                       p->codes->name, factor->name, reciprocal->name);
+    NB_TRY(read_number(t, &value));
+    p->input_scale = reciprocal ? 1.0f / value : value;
+    if (p->input_scale >= NB_A4_SMALLEST) return NB_OK;
+    return nb_fail(NB_E_DATA, TENSOR_FORMAT "the scale is %g", t->file, t->name, (double)value);
+}
+
 static nb_status find_nvfp4(const nb_checkpoint *c, int64_t n, nb_packed *p)
 {
     char module[NAME_BYTES];
     int64_t columns = p->k / NB_NVFP4_BLOCK;
     p->kind = NB_SCALE_NVFP4;
     NB_TRY(find_number(c, p));
+    NB_TRY(find_input_scale(c, p));
     if (p->k % NB_NVFP4_BLOCK)
         return wrong_shape(p->codes, p->codes->shape[0], round_up(p->k, NB_NVFP4_BLOCK) / 2);
     snprintf(module, sizeof module, "%.*s", module_bytes(p->codes->name), p->codes->name);
@@ -209,6 +229,7 @@ nb_status nb_packed_weight(const nb_packed *p, const nb_device *device, nb_arena
                    .scale_kind = p->kind,
                    .scales = p->scales->data,
                    .scale = 1.0f,
+                   .input_scale = p->input_scale,
                    .high_first = p->dialect == NB_FP4_COMFY,
                    .device = device};
     int64_t columns = p->k >> nb_weight_block_bits(&w);

@@ -8,6 +8,9 @@
  *     compressed-tensors F8_E4M3 [n, k/16]                 X.weight_global_scale, the
  * reciprocal MXFP4 of any       U8 or F8_E8M0 [n, k/32]           none
  *
+ * Beside NVFP4 there may be the scale of its input, from calibration: X.input_scale, of
+ * compressed-tensors X.input_global_scale, the reciprocal. It counts at NB_COMPUTE_A4.
+ *
  * The low half of a byte is the even column, but in comfy's files the high one. There rows are
  * padded to a multiple of 16, and scales lie in tiles of 128 rows and 4 columns,
  * [ceil128(n), ceil4(k/16)] with padding, each tile in the order (row % 32, row / 32, column).
@@ -31,6 +34,7 @@ typedef struct nb_packed {
     int64_t n, k;       /* of the matrix, without padding */
     int is_tiled;
     float tensor_scale; /* as stored; 1 where there is none */
+    float input_scale;  /* of x, never the reciprocal; 0 where there is none */
 } nb_packed;
 
 /* What belongs to the U8 tensor `codes`. `n`: rows that are wanted; 0: as many as there are, of

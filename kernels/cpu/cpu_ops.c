@@ -26,6 +26,7 @@ void nb_ops_climb_cpu(struct nb_ops *ops, unsigned caps)
         ops->linear[NB_COMPUTE_F32] = nb_linear_f32_avx2;
         ops->linear[NB_COMPUTE_BF16] = nb_linear_bf16_avx2;
         ops->linear[NB_COMPUTE_A8] = nb_linear_a8_avx2;
+        ops->linear[NB_COMPUTE_A4] = nb_linear_a4_avx2;
         ops->conv2d[NB_COMPUTE_F32] = nb_conv2d_f32_avx2;
         ops->conv2d[NB_COMPUTE_BF16] = nb_conv2d_bf16_avx2;
         ops->attn[NB_COMPUTE_F32] = nb_attn_f32_avx2;
@@ -36,6 +37,7 @@ void nb_ops_climb_cpu(struct nb_ops *ops, unsigned caps)
         SET_SIMPLE_OPS(ops, avx512);
         ops->linear[NB_COMPUTE_F32] = nb_linear_f32_avx512;
         ops->linear[NB_COMPUTE_BF16] = nb_linear_bf16_avx512;
+        ops->linear[NB_COMPUTE_A4] = nb_linear_a4_avx512;
         ops->conv2d[NB_COMPUTE_F32] = nb_conv2d_f32_avx512;
         ops->conv2d[NB_COMPUTE_BF16] = nb_conv2d_bf16_avx512;
         ops->attn[NB_COMPUTE_F32] = nb_attn_f32_avx512;

@@ -20,6 +20,7 @@ NB_CPU_SIMPLE_OPS(avx512);
 
 nb_linear_fn nb_linear_f32_avx2, nb_linear_bf16_avx2;
 nb_conv2d_fn nb_conv2d_f32_avx2, nb_conv2d_bf16_avx2;
+nb_linear_fn nb_linear_a4_avx2, nb_linear_a4_avx512;
 nb_linear_fn nb_linear_a8_avx2, nb_linear_a8_avx512vnni;
 nb_linear_fn nb_linear_f32_avx512, nb_linear_bf16_avx512, nb_linear_bf16_avx512bf16;
 nb_conv2d_fn nb_conv2d_f32_avx512, nb_conv2d_bf16_avx512, nb_conv2d_bf16_avx512bf16;

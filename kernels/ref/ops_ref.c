@@ -6,7 +6,7 @@ void nb_ops_init_ref(struct nb_ops *ops)
         .linear = {[NB_COMPUTE_F32] = nb_linear_f32_ref,
                    [NB_COMPUTE_BF16] = nb_linear_bf16_ref,
                    [NB_COMPUTE_A8] = nb_linear_a8_ref,
-                   [NB_COMPUTE_A4] = nb_linear_bf16_ref},
+                   [NB_COMPUTE_A4] = nb_linear_a4_ref},
         .attn = {[NB_COMPUTE_F32] = nb_attn_f32_ref,
                  [NB_COMPUTE_BF16] = nb_attn_bf16_ref,
                  [NB_COMPUTE_A8] = nb_attn_bf16_ref,

@@ -4,7 +4,7 @@
 
 #include "kernels/ops.h"
 
-nb_linear_fn nb_linear_f32_ref, nb_linear_bf16_ref, nb_linear_a8_ref;
+nb_linear_fn nb_linear_f32_ref, nb_linear_bf16_ref, nb_linear_a8_ref, nb_linear_a4_ref;
 nb_attn_fn nb_attn_f32_ref, nb_attn_bf16_ref;
 nb_conv2d_fn nb_conv2d_f32_ref, nb_conv2d_bf16_ref;
 nb_norm_fn nb_layer_norm_ref, nb_rms_norm_ref;

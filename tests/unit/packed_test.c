@@ -64,7 +64,7 @@ static void expands_as_the_libraries(void **state)
 
 static const unsigned char zeros[1 << 12];
 static const unsigned char nan_scale[2] = {0x38, 0x7f}, nan_power[1] = {0xff};
-static const float one = 1, not_a_number[1] = {NAN};
+static const float one = 1, four = 4, minus = -2, not_a_number[1] = {NAN};
 
 #define T2(name_, type, n, k, data_)                                                           \
     {                                                                                          \
@@ -104,6 +104,15 @@ static const nb_stored bad_tensors[] = {
     T2("narrow.weight", U8, 1, 8, zeros),
     T2("narrow.weight_scale", F8_E4M3, 1, 1, zeros),
     NUMBER("narrow.weight_scale_2", &one),
+    T2("input.weight", U8, 1, 16, zeros),
+    T2("input.weight_scale", F8_E4M3, 1, 2, zeros),
+    NUMBER("input.weight_scale_2", &one),
+    NUMBER("input.input_scale", &minus),
+    T2("inputs.weight", U8, 1, 16, zeros),
+    T2("inputs.weight_scale", F8_E4M3, 1, 2, zeros),
+    NUMBER("inputs.weight_scale_2", &one),
+    NUMBER("inputs.input_scale", &one),
+    NUMBER("inputs.input_global_scale", &one),
     T2("tiled.weight", U8, 16, 16, zeros),
     T2("tiled.weight_scale", F8_E4M3, 1, 2, zeros),
     NUMBER("tiled.weight_scale_2", &one),
@@ -123,6 +132,8 @@ static const struct {
     {"unclear", "tensor unclear.weight_scale_2: the scale is"},
     {"short", "tensor short.weight_scale: wanted [1, 2], found [1, 1]"},
     {"narrow", "tensor narrow.weight: wanted [1, 16], found [1, 8]"},
+    {"input", "tensor input.input_scale: the scale is -2"},
+    {"inputs", "has two scales, inputs.input_scale and inputs.input_global_scale"},
     {"tiled", "tensor tiled.weight_scale: wanted [128, 4], found [1, 2]"},
 };
 
@@ -145,10 +156,45 @@ static void refuses(void **state)
     nb_checkpoint_close(c);
 }
 
+/* --- the scale of x --- */
+
+static const nb_stored scaled_tensors[] = {
+    T2("factor.weight", U8, 1, 16, zeros),
+    T2("factor.weight_scale", F8_E4M3, 1, 2, zeros),
+    NUMBER("factor.weight_scale_2", &one),
+    NUMBER("factor.input_scale", &four),
+    T2("reciprocal.weight_packed", U8, 1, 16, zeros),
+    T2("reciprocal.weight_scale", F8_E4M3, 1, 2, zeros),
+    NUMBER("reciprocal.weight_global_scale", &one),
+    NUMBER("reciprocal.input_global_scale", &four),
+    T2("none.weight", U8, 1, 16, zeros),
+    T2("none.weight_scale", F8_E4M3, 1, 2, zeros),
+    NUMBER("none.weight_scale_2", &one),
+};
+
+static void keeps_the_scale_of_x(void **state)
+{
+    nb_binder b = {.status = NB_OK};
+    nb_checkpoint *c;
+    const char *path = scratch_path(state, "m.safetensors");
+    size_t n = sizeof scaled_tensors / sizeof *scaled_tensors;
+    assert_ok(nb_safetensors_write(path, scaled_tensors, (int64_t)n, NULL));
+    assert_ok(nb_checkpoint_open(path, &c));
+    assert_ok(nb_arena_create(&b.arena));
+    b.checkpoint = c;
+    assert_true(nb_bind_layer(&b, 1, 32, 0, "factor").w.input_scale == 4.0f);
+    assert_true(nb_bind_layer(&b, 1, 32, 0, "reciprocal").w.input_scale == 0.25f);
+    assert_true(nb_bind_layer(&b, 1, 32, 0, "none").w.input_scale == 0.0f);
+    assert_ok(b.status);
+    nb_arena_destroy(b.arena);
+    nb_checkpoint_close(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(expands_as_the_libraries),
+        cmocka_unit_test_setup_teardown(keeps_the_scale_of_x, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(refuses, scratch_setup, scratch_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
