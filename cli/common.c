@@ -33,7 +33,8 @@ const nb_option nb_message_options[NB_N_MESSAGE_OPTIONS] = {
      .help = "the form of lines on stderr"},
 };
 
-enum { COMPUTE_AUTO, COMPUTE_F32, COMPUTE_BF16 };
+/* In the order of the words of --compute; the others are those of nb_compute. */
+enum { COMPUTE_AUTO };
 
 const nb_option nb_machine_options[NB_N_MACHINE_OPTIONS] = {
     {.name = "device",
@@ -44,11 +45,13 @@ const nb_option nb_machine_options[NB_N_MACHINE_OPTIONS] = {
      .help = "where to compute: cpu"},
     {.name = "compute",
      .type = NB_OPTION_CHOICE,
-     .value = "auto|f32|bf16",
+     .value = "auto|f32|bf16|a8|a4",
      .offset = AT(compute),
      .fallback = "auto",
      .help = "precision of products; auto: bf16 where the processor has\n"
-             "AVX-512 BF16, else f32"},
+             "AVX-512 BF16, else f32. a8: bf16, but 8-bit integers in\n"
+             "layers of FP8 and FP4 weights; a4: 4-bit activations,\n"
+             "emulated, in layers of FP4 weights"},
     {.name = "threads",
      .letter = 't',
      .type = NB_OPTION_INT,
@@ -104,10 +107,9 @@ nb_status nb_machine_open(const nb_common_options *common, nb_device **device,
 {
     NB_TRY(nb_device_open(common->device, device));
     int has_bf16 = (nb_device_caps(*device) & NB_CPU_AVX512_BF16) != 0;
-    *compute = common->compute == COMPUTE_F32    ? NB_COMPUTE_F32
-               : common->compute == COMPUTE_BF16 ? NB_COMPUTE_BF16
-               : has_bf16                        ? NB_COMPUTE_BF16
-                                                 : NB_COMPUTE_F32;
+    *compute = common->compute != COMPUTE_AUTO ? (nb_compute)(common->compute - 1)
+               : has_bf16                      ? NB_COMPUTE_BF16
+                                               : NB_COMPUTE_F32;
     nb_console_say(common->console, NB_LOG_DEBUG, "device %s, compute %s%s",
                    nb_device_name(*device), nb_compute_name(*compute),
                    common->compute == COMPUTE_AUTO ? " (auto)" : "");

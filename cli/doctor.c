@@ -85,6 +85,16 @@ static json_t *variants(const nb_device *device, nb_compute compute)
     return names;
 }
 
+/* Which linear each policy would run. */
+static json_t *linears(const nb_device *device)
+{
+    json_t *names = json_object();
+    for (int i = 0; i < NB_COMPUTE_COUNT; i++)
+        json_object_set_new(names, nb_compute_name((nb_compute)i),
+                            json_string(nb_ops_variant_name(device, "linear", (nb_compute)i)));
+    return names;
+}
+
 /* Everything but the check. */
 static json_t *describe(const nb_device *device, nb_compute compute)
 {
@@ -98,6 +108,7 @@ static json_t *describe(const nb_device *device, nb_compute compute)
                   (json_int_t)memory_figure("MemAvailable"), "device", nb_device_name(device),
                   "compute", nb_compute_name(compute), "variants", variants(device, compute),
                   "libraries", nb_libraries());
+    json_object_set_new(json, "linears", linears(device));
     if (nb_model_resolve(NULL, &demo) == NB_OK)
         json_object_set_new(json, "demo", json_string(demo));
     free(demo);
@@ -133,6 +144,10 @@ static void print_description(json_t *json)
            text_of(json, "device"), text_of(json, "compute"));
     i = 0;
     json_object_foreach(json_object_get(json, "variants"), key, value)
+        printf("%s %s %s", i++ ? "," : "", key, json_string_value(value));
+    printf("\nlinears          ");
+    i = 0;
+    json_object_foreach(json_object_get(json, "linears"), key, value)
         printf("%s %s %s", i++ ? "," : "", key, json_string_value(value));
     putchar('\n');
 }
