@@ -68,8 +68,7 @@ static void one_output(void *arg, int64_t n, int thread)
             float x = factor(job, m, i);
             sum += (double)(job->to_bf16 ? nb_round_bf16(x) : x) * row[i];
         }
-        nb_tensor_f32(a->y)[m * a->y.stride[0] + n] =
-            nb_linear_finish_ref(a, m, n, sum);
+        nb_tensor_f32(a->y)[m * a->y.stride[0] + n] = nb_linear_finish_ref(a, m, n, sum);
     }
 }
 
