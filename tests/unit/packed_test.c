@@ -156,6 +156,41 @@ static void refuses(void **state)
     nb_checkpoint_close(c);
 }
 
+/* Every byte at every place of a row of scales: only the codes of NaN are refused. */
+static void finds_nan(void **state)
+{
+    enum { N_SCALES = 19 };
+    unsigned char scales[N_SCALES];
+    nb_arena *arena;
+    (void)state;
+    assert_ok(nb_arena_create(&arena));
+    for (int is_mx = 0; is_mx < 2; is_mx++)
+        for (int at = 0; at < N_SCALES; at++)
+            for (int byte = 0; byte < 256; byte++) {
+                const nb_stored codes = {.name = "w", .file = "f", .data = zeros};
+                const nb_stored stored = {.name = "s", .file = "f", .data = scales};
+                const nb_packed p = {.codes = &codes,
+                                     .scales = &stored,
+                                     .kind = is_mx ? NB_SCALE_MXFP4 : NB_SCALE_NVFP4,
+                                     .n = 1,
+                                     .k = (is_mx ? 32 : 16) * N_SCALES,
+                                     .tensor_scale = 1};
+                int is_nan = is_mx ? byte == 0xff : (byte & 0x7f) == 0x7f;
+                char sentence[64];
+                nb_weight w;
+                for (int i = 0; i < N_SCALES; i++)
+                    scales[i] = (unsigned char[]){0x7e, 0x00, 0xfe, 0x80}[i % 4];
+                scales[at] = (unsigned char)byte;
+                snprintf(sentence, sizeof sentence, "row 0, block %d is NaN", at);
+                if (is_nan)
+                    assert_fails(nb_packed_weight(&p, NULL, arena, &w), NB_E_DATA, sentence);
+                else
+                    assert_ok(nb_packed_weight(&p, NULL, arena, &w));
+                nb_arena_reset(arena);
+            }
+    nb_arena_destroy(arena);
+}
+
 /* --- the scale of x --- */
 
 static const nb_stored scaled_tensors[] = {
@@ -194,6 +229,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(expands_as_the_libraries),
+        cmocka_unit_test(finds_nan),
         cmocka_unit_test_setup_teardown(keeps_the_scale_of_x, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(refuses, scratch_setup, scratch_teardown),
     };
