@@ -1,6 +1,8 @@
 #include "kernels/weight.h"
 
 #include <assert.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernels/fp4.h"
 #include "kernels/ggml_blocks.h"
@@ -27,6 +29,27 @@ void nb_weight_scale_values(nb_scale_kind kind, float scale, int divides,
                                              : nb_f32_from_e4m3((uint8_t)i);
         values[i] = divides ? value / scale : value * scale;
     }
+}
+
+/* The system reads no more for one call than it reads ahead by itself (128 kB, unless a disk
+ * says otherwise), so a matrix is asked for in such pieces. */
+static void prefetch(const void *data, int64_t bytes)
+{
+    enum { PIECE = 128 << 10 };
+    uintptr_t at = (uintptr_t)data / PIECE * PIECE, end = (uintptr_t)data + (uintptr_t)bytes;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)data / page * page;
+    if (!data || bytes <= 0) return;
+    for (; at < end; at += PIECE) {
+        uintptr_t from = at < first ? first : at, to = at + PIECE < end ? at + PIECE : end;
+        madvise((void *)from, to - from, MADV_WILLNEED);
+    }
+}
+
+void nb_weight_prefetch(const nb_weight *w)
+{
+    prefetch(w->data, w->n * nb_weight_row_bytes(w));
+    if (w->dtype == NB_DTYPE_F4_E2M1X2)
+        prefetch(w->scales, w->n * (w->k >> nb_weight_block_bits(w)));
 }
 
 int64_t nb_weight_row_bytes(const nb_weight *w)

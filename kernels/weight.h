@@ -82,6 +82,10 @@ static inline int nb_weight_block_bits(const nb_weight *w)
  * multiple of 128. */
 nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count);
 
+/* Asks the system to read the weight's pages before they are needed, where they are a file's
+ * and not in memory; returns at once. Advice: it may do nothing. */
+void nb_weight_prefetch(const nb_weight *w);
+
 /* Bytes of one row of elements. */
 int64_t nb_weight_row_bytes(const nb_weight *w);
 

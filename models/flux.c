@@ -515,6 +515,33 @@ static void single_block(nb_stream *s, const nb_flux *m, const struct single_blo
     add_gated(s, &w->out, r->x, r->both, mod_part(mods, step, GATE, m->d));
 }
 
+/* While a block is computed, the next one's weights are on their way from the disk. Those of
+ * the modulations are not needed again. */
+static void prefetch_layers(const nb_layer *const *layers, int n)
+{
+    for (int i = 0; i < n; i++) nb_weight_prefetch(&layers[i]->w);
+}
+
+static void prefetch_stream(const struct stream_weights *w)
+{
+    const nb_layer *const layers[] = {&w->q, &w->k, &w->v, &w->out, &w->up, &w->down};
+    prefetch_layers(layers, 6);
+}
+
+/* Block `i`, the single ones counted on behind the double ones; nothing behind the last. */
+static void prefetch_block(const nb_flux *m, int64_t i)
+{
+    int64_t single = i - m->config.n_double;
+    if (single < 0) {
+        prefetch_stream(&m->doubles[i].image);
+        prefetch_stream(&m->doubles[i].text);
+    } else if (single < m->config.n_single) {
+        const struct single_block *w = &m->singles[single];
+        const nb_layer *const layers[] = {&w->q, &w->k, &w->v, &w->mlp, &w->out};
+        prefetch_layers(layers, 5);
+    }
+}
+
 void nb_flux_step(const nb_flux_run *run, nb_stream *s, int step, nb_tensor velocity,
                   nb_tensor latents)
 {
@@ -526,6 +553,7 @@ void nb_flux_step(const nb_flux_run *run, nb_stream *s, int step, nb_tensor velo
     nb_layer_forward(s, &m->x_embedder, image.x, latents, NB_ACT_NONE);
     for (int64_t i = 0; i < m->config.n_double; i++) {
         const struct double_block *b = &m->doubles[i];
+        prefetch_block(m, i + 1);
         stream_qkv(s, m, &b->image, run->double_mods[0][i], step, &image);
         stream_qkv(s, m, &b->text, run->double_mods[1][i], step, &text);
         attend(s, m, &all, &all);
@@ -534,6 +562,7 @@ void nb_flux_step(const nb_flux_run *run, nb_stream *s, int step, nb_tensor velo
     }
     for (int64_t i = 0; i < m->config.n_single; i++) {
         int is_last = i == m->config.n_single - 1;
+        prefetch_block(m, m->config.n_double + i + 1);
         single_block(s, m, &m->singles[i], run->single_mods[i], step, is_last ? &image : &all,
                      &all);
     }
