@@ -4,9 +4,9 @@
  * binder.status at its end. Wrong shape, type or a missing tensor gives a sentence with file,
  * tensor, wanted and found.
  *
- * Matrices (F32, F16, BF16, F8_E4M3, F8_E5M2, and 4-bit ones, models/packed.h) stay where they
- * are, views into the mapping; vectors are copied to F32 in the arena. A matrix `X.weight` with
- * a scale beside it
+ * Matrices (F32, F16, BF16, F8_E4M3, F8_E5M2, GGUF's blocks, and 4-bit ones, models/packed.h)
+ * stay where they are, views into the mapping; vectors are copied to F32 in the arena. A matrix
+ * `X.weight` with a scale beside it
  * (`X.weight_scale`, `X.scale_weight`: one number or one per row; or `X.weight_scale_inv`: one
  * per 128x128 block, or one number) is bound with it. A checkpoint that says scaled FP8 (a
  * `scaled_fp8` tensor, or any such scale) and lacks the scale of an F8 tensor is refused; where

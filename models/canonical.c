@@ -25,6 +25,9 @@ enum { NAME_BYTES = 512, MAX_PIECES = NB_CANONICAL_PIECES, MAX_NUMBERS = 2, SCAL
 #define SINGLE "single_blocks.#."
 #define ALONE  "single_transformer_blocks.#."
 #define EMBED  "time_text_embed."
+#define ENC    "enc.blk.#."
+#define ATTN   "encoder.block.#.layer.0."
+#define FF     "encoder.block.#.layer.1."
 
 const nb_canonical_rule nb_canonical_rules[] = {
     {"img_in", WHOLE, {"x_embedder"}},
@@ -60,6 +63,19 @@ const nb_canonical_rule nb_canonical_rules[] = {
     {SINGLE "norm.key_norm.scale", WHOLE, {ALONE "attn.norm_k.weight"}},
     {"final_layer.linear", WHOLE, {"proj_out"}},
     {"final_layer.adaLN_modulation.1", SWAP, {"norm_out.linear"}},
+
+    {"token_embd", WHOLE, {"shared"}},
+    {"enc.output_norm", WHOLE, {"encoder.final_layer_norm"}},
+    {ENC "attn_norm", WHOLE, {ATTN "layer_norm"}},
+    {ENC "attn_q", WHOLE, {ATTN "SelfAttention.q"}},
+    {ENC "attn_k", WHOLE, {ATTN "SelfAttention.k"}},
+    {ENC "attn_v", WHOLE, {ATTN "SelfAttention.v"}},
+    {ENC "attn_o", WHOLE, {ATTN "SelfAttention.o"}},
+    {ENC "attn_rel_b", WHOLE, {ATTN "SelfAttention.relative_attention_bias"}},
+    {ENC "ffn_norm", WHOLE, {FF "layer_norm"}},
+    {ENC "ffn_gate", WHOLE, {FF "DenseReluDense.wi_0"}},
+    {ENC "ffn_up", WHOLE, {FF "DenseReluDense.wi_1"}},
+    {ENC "ffn_down", WHOLE, {FF "DenseReluDense.wo"}},
 
     {"decoder.up.#.block.#.nin_shortcut",
      WHOLE,

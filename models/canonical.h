@@ -3,9 +3,9 @@
  * the names of the published diffusers and transformers folders. BFL's single files are mapped
  * here: their names, their fused q|k|v and q|k|v|mlp rows, the final layer's halves (shift,
  * scale where diffusers has scale, shift), the decoder levels of the autoencoder counted from
- * the other end; and the prefixes that all-in-one files put in front of each part. Scales
- * beside a fused matrix go with its rows. Names that are not in the table stay as they are, so
- * a checkpoint that is canonical already is unchanged.
+ * the other end; llama.cpp's names of T5; and the prefixes that all-in-one files put in front
+ * of each part. Scales beside a fused matrix go with its rows. Names that are not in the table
+ * stay as they are, so a checkpoint that is canonical already is unchanged.
  *
  * Everything is a view of the mapping but names and the final layer (of some 40 MB), which are
  * copied.

@@ -19,7 +19,7 @@
 struct nb_checkpoint {
     char *path;
     char *source; /* `path`, or what was found in that folder */
-    nb_safetensors **files;
+    nb_container **files;
     int n_files;
     const nb_stored **by_name;
     int64_t n_tensors;
@@ -33,10 +33,10 @@ static const char SUFFIX[] = ".safetensors", INDEX_SUFFIX[] = ".safetensors.inde
 
 static nb_status add_file(nb_checkpoint *c, const char *path)
 {
-    nb_safetensors **files = realloc(c->files, ((size_t)c->n_files + 1) * sizeof *files);
+    nb_container **files = realloc(c->files, ((size_t)c->n_files + 1) * sizeof *files);
     if (!files) return nb_fail(NB_E_SYSTEM, "%s: out of memory", path);
     c->files = files;
-    NB_TRY(nb_safetensors_open(path, &c->files[c->n_files]));
+    NB_TRY(nb_container_open(path, &c->files[c->n_files]));
     c->n_files++;
     return NB_OK;
 }
@@ -44,13 +44,13 @@ static nb_status add_file(nb_checkpoint *c, const char *path)
 static nb_status index_tensors(nb_checkpoint *c)
 {
     int64_t n = 0;
-    for (int i = 0; i < c->n_files; i++) n += nb_safetensors_n_tensors(c->files[i]);
+    for (int i = 0; i < c->n_files; i++) n += nb_container_n_tensors(c->files[i]);
     const nb_stored **all = malloc(((size_t)n + 1) * sizeof *all);
     if (!all) return nb_fail(NB_E_SYSTEM, "%s: out of memory", c->path);
     n = 0;
     for (int i = 0; i < c->n_files; i++)
-        for (int64_t t = 0; t < nb_safetensors_n_tensors(c->files[i]); t++)
-            all[n++] = nb_safetensors_tensor(c->files[i], t);
+        for (int64_t t = 0; t < nb_container_n_tensors(c->files[i]); t++)
+            all[n++] = nb_container_tensor(c->files[i], t);
     nb_status status = nb_checkpoint_set_tensors(c, all, n, NULL);
     free(all);
     return status;
@@ -138,7 +138,7 @@ static nb_status check_promises(const nb_checkpoint *c, const char *path, json_t
     {
         const char *name = json_string_value(file);
         json_int_t number = json_integer_value(json_object_get(files, name));
-        if (!nb_safetensors_find(c->files[number], tensor))
+        if (!nb_container_find(c->files[number], tensor))
             return nb_fail(NB_E_DATA, "%s: tensor %.300s should be in %.300s, and is not", path,
                            tensor, name);
     }
@@ -250,7 +250,7 @@ nb_status nb_checkpoint_open(const char *path, nb_checkpoint **out)
 void nb_checkpoint_close(nb_checkpoint *c)
 {
     if (!c) return;
-    for (int i = 0; i < c->n_files; i++) nb_safetensors_close(c->files[i]);
+    for (int i = 0; i < c->n_files; i++) nb_container_close(c->files[i]);
     free(c->files);
     if (c->by_name != c->own_by_name) free(c->by_name);
     free(c->own_by_name);
@@ -311,7 +311,7 @@ int nb_checkpoint_n_files(const nb_checkpoint *c)
     return c->n_files;
 }
 
-const nb_safetensors *nb_checkpoint_file(const nb_checkpoint *c, int index)
+const nb_container *nb_checkpoint_file(const nb_checkpoint *c, int index)
 {
     return c->files[index];
 }
@@ -320,14 +320,14 @@ size_t nb_checkpoint_bytes(const nb_checkpoint *c)
 {
     size_t bytes = 0;
     for (int i = 0; i < c->n_files; i++)
-        bytes += nb_buffer_bytes(nb_safetensors_buffer(c->files[i]));
+        bytes += nb_buffer_bytes(nb_container_buffer(c->files[i]));
     return bytes;
 }
 
 void nb_checkpoint_prefetch(const nb_checkpoint *c)
 {
     for (int i = 0; i < c->n_files; i++) {
-        const nb_buffer *file = nb_safetensors_buffer(c->files[i]);
+        const nb_buffer *file = nb_container_buffer(c->files[i]);
         madvise(nb_buffer_data(file), nb_buffer_bytes(file), MADV_WILLNEED);
     }
 }

@@ -1,20 +1,20 @@
 /*
  * A checkpoint: all tensors of one model component, whatever files hold them (one safetensors
- * file, or shards with an index), by name.
+ * or GGUF file, or shards with an index), by name.
  */
 #ifndef NB_MODELS_CHECKPOINT_H
 #define NB_MODELS_CHECKPOINT_H
 
 #include "kernels/base/arena.h"
-#include "models/safetensors.h"
+#include "models/container.h"
 
 typedef struct nb_checkpoint nb_checkpoint;
 
-/* `path` is a .safetensors file, a *.safetensors.index.json, or a folder that holds one of
- * model.safetensors, diffusion_pytorch_model.safetensors, their .index.json, or - as the only
- * one of its kind - any *.safetensors.index.json or *.safetensors. E_NOINPUT names what was
- * looked for. A shard that is missing or outside the folder, a tensor that the index promises
- * and its shard does not hold, and a tensor in two shards are errors that name it. */
+/* `path` is a .safetensors or .gguf file, a *.safetensors.index.json, or a folder that holds
+ * one of model.safetensors, diffusion_pytorch_model.safetensors, their .index.json, or - as the
+ * only one of its kind - any *.safetensors.index.json or *.safetensors. E_NOINPUT names what
+ * was looked for. A shard that is missing or outside the folder, a tensor that the index
+ * promises and its shard does not hold, and a tensor in two shards are errors that name it. */
 nb_status nb_checkpoint_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
 void nb_checkpoint_close(nb_checkpoint *c);
 
@@ -42,7 +42,7 @@ void nb_checkpoint_set_loras(nb_checkpoint *c, const struct nb_loras *loras);
 const struct nb_loras *nb_checkpoint_loras(const nb_checkpoint *c);
 
 int nb_checkpoint_n_files(const nb_checkpoint *c);
-const nb_safetensors *nb_checkpoint_file(const nb_checkpoint *c, int index);
+const nb_container *nb_checkpoint_file(const nb_checkpoint *c, int index);
 
 /* Bytes of all files, and the mapping's pages are asked for ahead (advice, may do nothing). */
 size_t nb_checkpoint_bytes(const nb_checkpoint *c);

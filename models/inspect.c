@@ -38,6 +38,7 @@ static const struct sign {
     {NB_KIND_T5,
      "transformers",
      {"encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.final_layer_norm.weight"}},
+    {NB_KIND_T5, "llama.cpp", {"enc.blk.0.attn_q.weight", "enc.output_norm.weight"}},
     {NB_KIND_VAE, "diffusers", {"decoder.conv_in.weight", "decoder.conv_norm_out.weight"}},
     {NB_KIND_VAE, "BFL", {"decoder.conv_in.weight", "decoder.norm_out.weight"}},
 };
@@ -113,7 +114,8 @@ enum { LAYER_NVFP4, LAYER_MXFP4, LAYER_FP8, LAYER_PLAIN, LAYER_UNKNOWN, N_LAYER_
 
 struct layers {
     int64_t n[N_LAYER_KINDS];
-    const char *dialect; /* of the 4-bit ones */
+    int64_t n_blocks[NB_DTYPE_COUNT]; /* of GGUF's types */
+    const char *dialect;              /* of the 4-bit ones */
 };
 
 static void count_layer(const nb_component *c, const nb_stored *t, struct layers *layers)
@@ -126,6 +128,8 @@ static void count_layer(const nb_component *c, const nb_stored *t, struct layers
     if (!is_matrix(t)) return;
     if (t->dtype == NB_DTYPE_F8_E4M3 || t->dtype == NB_DTYPE_F8_E5M2) {
         layers->n[LAYER_FP8]++;
+    } else if (nb_dtype_elements(t->dtype) > 1) {
+        layers->n_blocks[t->dtype]++;
     } else if (t->dtype != NB_DTYPE_U8) {
         layers->n[LAYER_PLAIN]++;
     } else if (is_packed(c, t, &p)) {
@@ -143,6 +147,12 @@ static void describe_layers(nb_component *c, const struct layers *layers)
     size_t size = sizeof c->quantization;
     size_t used = (size_t)snprintf(c->quantization, size, "%s, layers:", layers->dialect);
     const char *separator = " ";
+    for (int i = 0; i < NB_DTYPE_COUNT && used < size; i++) {
+        if (!layers->n_blocks[i]) continue;
+        used += (size_t)snprintf(c->quantization + used, size - used, "%s%lld %s", separator,
+                                 (long long)layers->n_blocks[i], nb_dtype_name((nb_dtype)i));
+        separator = ", ";
+    }
     for (int i = 0; i < N_LAYER_KINDS && used < size; i++) {
         if (!layers->n[i]) continue;
         used += (size_t)snprintf(c->quantization + used, size - used, "%s%lld %s", separator,
@@ -180,6 +190,8 @@ static void count_tensors(nb_component *c)
                        : scaled ? "FP8, scaled"
                                 : "FP8, plain cast";
     snprintf(c->quantization, sizeof c->quantization, "%s", text);
+    for (int i = 0; i < NB_DTYPE_COUNT && !layers.dialect; i++)
+        if (layers.n_blocks[i]) layers.dialect = "GGUF";
     if (layers.dialect) describe_layers(c, &layers);
 }
 
@@ -213,7 +225,10 @@ static void describe_text(nb_component *c)
 {
     int n = 0;
     long long width = 0;
-    if (c->kind == NB_KIND_T5) {
+    if (c->kind == NB_KIND_T5 && strcmp(c->layout, "llama.cpp") == 0) {
+        n = count_blocks(c, "enc.blk.", ".attn_norm.weight");
+        width = size_of(c, "enc.output_norm.weight", 0);
+    } else if (c->kind == NB_KIND_T5) {
         n = count_blocks(c, "encoder.block.", ".layer.0.layer_norm.weight");
         width = size_of(c, "encoder.final_layer_norm.weight", 0);
     } else if (find(c, "text_model.final_layer_norm.weight")) {

@@ -31,12 +31,13 @@ typedef struct nb_component {
     char *name;       /* "transformer"; "" for a checkpoint that was given alone */
     char *class_name; /* as model_index.json or config.json says, or "" */
     nb_component_kind kind;
-    const char *layout;    /* "diffusers", "BFL", "transformers" or "": whose tensor names */
-    const char *prefix;    /* that its tensors' names have in the file, mostly "" */
-    char quantization[96]; /* "none", "FP8, plain cast", "FP8, scaled", or of 4 bits:
+    const char *layout;     /* whose names its tensors have: "diffusers", "BFL", "transformers",
+                               "llama.cpp" or "" */
+    const char *prefix;     /* that its tensors' names have in the file, mostly "" */
+    char quantization[192]; /* "none", "FP8, plain cast", "FP8, scaled", or of 4 bits:
                               "Model-Optimizer, layers: 152 NVFP4, 38 FP8, 12 plain" */
-    char family[64];       /* "FLUX.1 dev"; "" if it tells none */
-    char detail[96];       /* "19 double and 38 single blocks, width 3072"; may be "" */
+    char family[64];        /* "FLUX.1 dev"; "" if it tells none */
+    char detail[96];        /* "19 double and 38 single blocks, width 3072"; may be "" */
     char *problem; /* NULL, or the sentence why its weights cannot be read (nothing follows) */
     const nb_checkpoint *checkpoint;     /* NULL where there are no weights */
     int64_t n_tensors, n_parameters;     /* of this component; scales are no parameters */

@@ -21,7 +21,7 @@ nb_status nb_lora_config_read(const nb_checkpoint *file, json_t **out)
     const char *text = NULL;
     *out = NULL;
     for (int i = 0; !text && i < nb_checkpoint_n_files(file); i++)
-        text = nb_safetensors_metadata(nb_checkpoint_file(file, i), key);
+        text = nb_container_metadata(nb_checkpoint_file(file, i), key);
     if (!text) return NB_OK;
     NB_TRY(nb_json_parse(path, text, strlen(text), &config));
     if (!json_is_object(config)) {

@@ -52,8 +52,7 @@ int nb_packed_says_comfy(const nb_checkpoint *c, const char *module)
     snprintf(name, sizeof name, "%s.comfy_quant", module);
     if (nb_checkpoint_find(c, name)) return 1;
     for (int i = 0; i < nb_checkpoint_n_files(c); i++)
-        if (nb_safetensors_metadata(nb_checkpoint_file(c, i), "_quantization_metadata"))
-            return 1;
+        if (nb_container_metadata(nb_checkpoint_file(c, i), "_quantization_metadata")) return 1;
     return 0;
 }
 

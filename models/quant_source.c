@@ -36,7 +36,7 @@ int nb_quant_module_of(const nb_stored *t, char module[NB_MODULE_BYTES])
     case NB_DTYPE_F8_E5M2:
         return cut(t->name, ".weight", module);
     default:
-        return 0;
+        return nb_dtype_elements(t->dtype) > 1 && cut(t->name, ".weight", module);
     }
 }
 
@@ -102,8 +102,7 @@ static int says_comfy(const nb_checkpoint *c, const nb_quant_source *q)
 {
     if (beside(c, q->module, "comfy_quant")) return 1;
     for (int i = 0; i < nb_checkpoint_n_files(c); i++)
-        if (nb_safetensors_metadata(nb_checkpoint_file(c, i), "_quantization_metadata"))
-            return 1;
+        if (nb_container_metadata(nb_checkpoint_file(c, i), "_quantization_metadata")) return 1;
     return 0;
 }
 
@@ -178,6 +177,7 @@ nb_status nb_quant_source_find(const nb_checkpoint *c, const nb_stored *t,
     } else if (t->dtype == NB_DTYPE_F8_E4M3 || t->dtype == NB_DTYPE_F8_E5M2) {
         NB_TRY(find_fp8(c, device, arena, &q));
     } else {
+        q.kind = nb_dtype_elements(t->dtype) > 1 ? NB_SOURCE_BLOCKS : NB_SOURCE_PLAIN;
         q.w = (nb_weight){.data = t->data,
                           .dtype = t->dtype,
                           .n = q.n,
@@ -233,7 +233,7 @@ static void expand_row(void *arg, int64_t row, int thread)
 
 nb_weight nb_quant_source_weight(nb_stream *s, const nb_quant_source *q)
 {
-    if (q->kind == NB_SOURCE_PLAIN || q->kind == NB_SOURCE_FP8) return q->w;
+    if (q->w.data) return q->w; /* as it lies */
     nb_tensor out = nb_stream_tensor(s, NB_DTYPE_F32, 2, NB_SHAPE(q->n, q->k));
     struct expand_task t = {.q = q, .out = nb_tensor_f32(out)};
     nb_parallel(s, q->n, expand_row, &t);

@@ -22,7 +22,8 @@ typedef enum nb_source_kind {
     NB_SOURCE_PLAIN,
     NB_SOURCE_FP8,
     NB_SOURCE_NVFP4,
-    NB_SOURCE_MXFP4
+    NB_SOURCE_MXFP4,
+    NB_SOURCE_BLOCKS /* GGUF */
 } nb_source_kind;
 
 typedef struct nb_quant_source {
@@ -30,7 +31,7 @@ typedef struct nb_quant_source {
     const nb_stored *tensor;      /* its weight */
     nb_source_kind kind;
     int64_t n, k;
-    nb_weight w;             /* plain and FP8: as it lies */
+    nb_weight w;             /* plain, FP8 and blocks: as it lies */
     const nb_stored *scales; /* the others */
     float tensor_scale;
     int is_reciprocal, is_comfy;

@@ -63,7 +63,7 @@ static nb_status write_index(const struct component *k, const char *from, const 
 static int is_indexed(const nb_checkpoint *c)
 {
     return nb_checkpoint_n_files(c) > 1 ||
-           strstr(nb_safetensors_path(nb_checkpoint_file(c, 0)), "-of-") != NULL;
+           strstr(nb_container_path(nb_checkpoint_file(c, 0)), "-of-") != NULL;
 }
 
 static nb_status take_entry(void *arg, const char *path, const char *name)

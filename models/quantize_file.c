@@ -93,6 +93,11 @@ static nb_status short_of_memory(const struct plan *p)
 
 static nb_status add_copy(struct plan *p, struct step *step)
 {
+    const nb_stored *t = step->tensor;
+    if (nb_dtype_elements(t->dtype) > 1)
+        return nb_fail(NB_E_DATA,
+                       TENSOR_FORMAT "%s cannot be kept: safetensors has no such type", t->file,
+                       t->name, nb_dtype_name(t->dtype));
     step->what = COPY;
     step->first = p->n_outputs;
     p->outputs[p->n_outputs++] = *step->tensor;
@@ -151,9 +156,9 @@ static nb_status add_step(struct plan *p, const nb_stored *t)
 }
 
 /* comfy's notes of the input are where those of the output begin. */
-static nb_status take_layers(struct plan *p, const nb_safetensors *f)
+static nb_status take_layers(struct plan *p, const nb_container *f)
 {
-    const char *text = nb_safetensors_metadata(f, "_quantization_metadata");
+    const char *text = nb_container_metadata(f, "_quantization_metadata");
     json_t *notes = text ? json_loads(text, 0, NULL) : NULL;
     json_t *layers = json_object_get(notes, "layers");
     int failed = json_is_object(layers) && json_object_update(p->layers, layers) != 0;
@@ -176,15 +181,15 @@ static nb_status note_layers(struct plan *p, int *n)
 }
 
 /* What the file says about itself, but for comfy's notes, which are made anew. */
-static nb_status plan_metadata(struct plan *p, const nb_safetensors *f)
+static nb_status plan_metadata(struct plan *p, const nb_container *f)
 {
     int n = 0;
     size_t keys = 0;
-    for (const char *k = NULL; (k = nb_safetensors_metadata_next(f, k));) keys++;
+    for (const char *k = NULL; (k = nb_container_metadata_next(f, k));) keys++;
     p->metadata = nb_arena_alloc(p->arena, (2 * keys + 4) * sizeof *p->metadata);
     if (!p->metadata) return NB_E_SYSTEM;
-    for (const char *k = NULL; (k = nb_safetensors_metadata_next(f, k));) {
-        const char *value = nb_safetensors_metadata(f, k);
+    for (const char *k = NULL; (k = nb_container_metadata_next(f, k));) {
+        const char *value = nb_container_metadata(f, k);
         if (!value || strcmp(k, "_quantization_metadata") == 0) continue;
         p->metadata[n++] = k;
         p->metadata[n++] = value;
@@ -200,16 +205,16 @@ static nb_status plan_files(struct plan *p, int first, int count)
 {
     int64_t n = 0;
     for (int i = first; i < first + count; i++)
-        n += nb_safetensors_n_tensors(nb_checkpoint_file(p->c, i));
+        n += nb_container_n_tensors(nb_checkpoint_file(p->c, i));
     p->steps = calloc((size_t)n + 1, sizeof *p->steps);
     p->outputs = calloc((size_t)(n * NB_QUANT_MAX_PARTS) + 1, sizeof *p->outputs);
     p->layers = json_object();
     if (!p->steps || !p->outputs || !p->layers) return short_of_memory(p);
     for (int i = first; i < first + count; i++) {
-        const nb_safetensors *f = nb_checkpoint_file(p->c, i);
+        const nb_container *f = nb_checkpoint_file(p->c, i);
         NB_TRY(take_layers(p, f));
-        for (int64_t t = 0; t < nb_safetensors_n_tensors(f); t++)
-            NB_TRY(add_step(p, nb_safetensors_tensor(f, t)));
+        for (int64_t t = 0; t < nb_container_n_tensors(f); t++)
+            NB_TRY(add_step(p, nb_container_tensor(f, t)));
     }
     return plan_metadata(p, nb_checkpoint_file(p->c, first));
 }
@@ -412,8 +417,8 @@ nb_status nb_quantize_shards(nb_quantize_job *job, const nb_checkpoint *c,
                              int64_t *total_bytes)
 {
     for (int i = 0; i < nb_checkpoint_n_files(c); i++) {
-        const nb_safetensors *f = nb_checkpoint_file(c, i);
-        const char *from = nb_safetensors_path(f), *slash = strrchr(from, '/');
+        const nb_container *f = nb_checkpoint_file(c, i);
+        const char *from = nb_container_path(f), *slash = strrchr(from, '/');
         char *path = nb_path_join(folder, slash ? slash + 1 : from);
         if (!path) return nb_fail(NB_E_SYSTEM, "%s: out of memory", from);
         nb_status status = run_files(job, c, scope, i, 1, path, map, total_bytes);

@@ -112,35 +112,15 @@ static nb_status read_entry(const struct entry *e, nb_stored *t)
 
 /* --- the table --- */
 
-/* By place, and by name among equals, for one order on every run. */
-static int compare_places(const void *a, const void *b)
-{
-    const nb_stored *x = a, *y = b;
-    uintptr_t p = (uintptr_t)x->data, q = (uintptr_t)y->data;
-    if (p != q) return p < q ? -1 : 1;
-    return strcmp(x->name, y->name);
-}
-
-/* No two tensors share a byte, and the file ends with the last one: bytes behind it mean that
- * the header is not this file's. Gaps between tensors are some writers' padding. Empty tensors
- * take no place, wherever they lie. */
+/* The file ends with the last tensor: bytes behind it mean that the header is not this file's.
+ */
 static nb_status check_places(const nb_safetensors *f, const unsigned char *data, size_t bytes)
 {
-    const unsigned char *end = data;
-    const nb_stored *last = NULL;
-    for (int64_t i = 0; i < f->n_tensors; i++) {
-        const nb_stored *t = &f->tensors[i];
-        if (!t->bytes) continue;
-        if (last && (const unsigned char *)t->data < end)
-            return nb_fail(NB_E_DATA, "%s: tensors %.300s and %.300s overlap", f->path,
-                           last->name, t->name);
-        last = t;
-        end = (const unsigned char *)t->data + t->bytes;
-    }
-    if ((size_t)(end - data) != bytes)
-        return nb_fail(NB_E_DATA, "%s: wanted %zu bytes of tensors, found %zu", f->path,
-                       (size_t)(end - data), bytes);
-    return NB_OK;
+    size_t used;
+    NB_TRY(nb_stored_sort_places(f->tensors, f->n_tensors, data, &used));
+    if (used == bytes) return NB_OK;
+    return nb_fail(NB_E_DATA, "%s: wanted %zu bytes of tensors, found %zu", f->path, used,
+                   bytes);
 }
 
 static nb_status index_names(nb_safetensors *f)
@@ -194,7 +174,6 @@ static nb_status read_table(nb_safetensors *f, json_t *header, size_t data_at)
         names += bytes;
         f->n_tensors++;
     }
-    qsort(f->tensors, (size_t)f->n_tensors, sizeof *f->tensors, compare_places);
     NB_TRY(check_places(f, e.data, e.data_bytes));
     return index_names(f);
 }

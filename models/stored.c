@@ -53,6 +53,34 @@ nb_status nb_stored_index(const nb_stored *const *tensors, int64_t n, const nb_s
     return NB_OK;
 }
 
+/* By place, and by name among equals, for one order on every run. */
+static int compare_places(const void *a, const void *b)
+{
+    const nb_stored *x = a, *y = b;
+    uintptr_t p = (uintptr_t)x->data, q = (uintptr_t)y->data;
+    if (p != q) return p < q ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+/* Empty tensors take no place, wherever they lie. */
+nb_status nb_stored_sort_places(nb_stored *tensors, int64_t n, const void *data, size_t *used)
+{
+    const unsigned char *end = data;
+    const nb_stored *last = NULL;
+    if (n) qsort(tensors, (size_t)n, sizeof *tensors, compare_places);
+    for (int64_t i = 0; i < n; i++) {
+        const nb_stored *t = &tensors[i];
+        if (!t->bytes) continue;
+        if (last && (const unsigned char *)t->data < end)
+            return nb_fail(NB_E_DATA, "%s: tensors %.300s and %.300s overlap", t->file,
+                           last->name, t->name);
+        last = t;
+        end = (const unsigned char *)t->data + t->bytes;
+    }
+    *used = (size_t)(end - (const unsigned char *)data);
+    return NB_OK;
+}
+
 const nb_stored *nb_stored_find(const nb_stored *const *sorted, int64_t n, const char *name)
 {
     int64_t low = 0, high = n;

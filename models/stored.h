@@ -38,6 +38,11 @@ int nb_name_ends_with(const char *name, const char *suffix);
 nb_status nb_stored_index(const nb_stored *const *tensors, int64_t n, const nb_stored ***out,
                           const nb_stored *const **twice) NB_MUST_CHECK;
 
+/* Sorts n tensors of one file by their places in its data, which begin at `data`; *used is how
+ * far the last one goes. E_DATA: two share a byte. Gaps are some writers' padding. */
+nb_status nb_stored_sort_places(nb_stored *tensors, int64_t n, const void *data,
+                                size_t *used) NB_MUST_CHECK;
+
 /* Searches a list that is sorted by name; NULL if there is none of that name. */
 const nb_stored *nb_stored_find(const nb_stored *const *sorted, int64_t n, const char *name);
 

@@ -294,6 +294,7 @@ static char *last_part(const char *path)
     const char *slash = strrchr(path, '/');
     char *name = strdup(slash && slash[1] ? slash + 1 : path);
     char *ending = name ? strstr(name, ".safetensors") : NULL;
+    if (name && !ending && nb_name_ends_with(name, ".gguf")) ending = strrchr(name, '.');
     if (ending && ending != name) *ending = 0;
     return name;
 }

@@ -1,7 +1,7 @@
 /*
- * What is built on the safetensors reader, over one file: checkpoint, canonical names,
- * inspection, configs off shapes. Every tensor of the renamed checkpoint can be read from end
- * to end.
+ * What is built on the readers of safetensors and GGUF, over one file: checkpoint, canonical
+ * names, inspection, configs off shapes. Every tensor of the renamed checkpoint can be read
+ * from end to end.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -20,8 +20,8 @@ static void read_all(const nb_checkpoint *c)
         const nb_stored *t = nb_checkpoint_tensor(c, i);
         const unsigned char *data = t->data;
         for (size_t at = 0; at < t->bytes; at++) sum = (unsigned char)(sum + data[at]);
-        if (nb_stored_count(t) * (int64_t)nb_dtype_bytes(t->dtype) != (int64_t)t->bytes)
-            abort();
+        int64_t n = nb_stored_count(t) / nb_dtype_elements(t->dtype);
+        if (n * (int64_t)nb_dtype_bytes(t->dtype) != (int64_t)t->bytes) abort();
         if (nb_checkpoint_find(c, t->name) != t) abort();
     }
 }

@@ -1,4 +1,5 @@
-"""Blocks of every GGUF type and what the gguf package expands them to: gguf/blocks.safetensors.
+"""Blocks of every GGUF type and what the gguf package expands them to: gguf/blocks.safetensors; seeds of the reader's
+fuzz target: ../fuzz/corpus/gguf.
 
     make_gguf.py [-o FOLDER]        gguf 0.19.0, numpy, safetensors
 
@@ -57,12 +58,44 @@ def blocks_file(rng):
     return out
 
 
+def seed_file(path, names, **keys):
+    """a small file with a matrix of two rows for each type"""
+    out = gguf.GGUFWriter(path, "flux")
+    for key, value in keys.items():
+        (out.add_array if isinstance(value, list) else out.add_string)(key.replace("__", "."), value)
+    rng = np.random.default_rng(31)
+    for name in names:
+        if name in ("F32", "F16"):
+            out.add_tensor(f"{name}.weight", np.ones((2, 3), np.float32 if name == "F32" else np.float16))
+        else:
+            out.add_tensor(f"{name}.weight", random_blocks(rng, name, 2), raw_dtype=Type[name])
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    os.chmod(path, 0o644)
+
+
+def seeds(folder):
+    os.makedirs(folder, exist_ok=True)
+    seed_file(f"{folder}/plain", ("F32", "F16"))
+    seed_file(f"{folder}/small-blocks", TYPES[:5])
+    seed_file(f"{folder}/k-blocks", TYPES[5:])
+    seed_file(f"{folder}/keys", ("F32",), words=["a", "bc"], numbers=[1, 2, 3], nested=[[1, 2], [3]], text="x")
+    seed_file(f"{folder}/shape", ("F32",), comfy__gguf__orig_shape__F32__weight=[3, 2, 1])
+    data = bytearray(open(f"{folder}/keys", "rb").read())
+    data[4] = 2
+    open(f"{folder}/version-2", "wb").write(data)
+    open(f"{folder}/cut-short", "wb").write(data[:len(data) // 2])
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("-o", default=f"{HERE}/gguf", help="output folder")
     folder = ap.parse_args().o
     os.makedirs(folder, exist_ok=True)
     save_file(blocks_file(np.random.default_rng(30)), f"{folder}/blocks.safetensors")
+    seeds(f"{HERE}/../fuzz/corpus/gguf")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ static const char *changed(void **state, const char *path, change_fn *change)
     const char *out = scratch_path(state, "changed.safetensors");
     nb_checkpoint *c;
     assert_ok(nb_checkpoint_open(path, &c));
-    const nb_buffer *file = nb_safetensors_buffer(nb_checkpoint_file(c, 0));
+    const nb_buffer *file = nb_container_buffer(nb_checkpoint_file(c, 0));
     const uint8_t *start = nb_buffer_data(file);
     uint8_t *copy = malloc(nb_buffer_bytes(file));
     assert_non_null(copy);

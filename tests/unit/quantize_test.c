@@ -227,9 +227,9 @@ static void test_copies(void **state)
     assert_int_equal(find(b, "a.weight")->dtype, NB_DTYPE_U8);
     assert_int_equal(find(b, "kept.12.weight_scale")->dtype, NB_DTYPE_F8_E4M3);
     assert_int_equal(nb_checkpoint_n_tensors(b), 9 + 2 * 2);
-    const nb_safetensors *f = nb_checkpoint_file(b, 0);
-    assert_string_equal(nb_safetensors_metadata(f, "format"), "pt");
-    assert_string_equal(nb_safetensors_metadata(f, "note"), "by hand");
+    const nb_container *f = nb_checkpoint_file(b, 0);
+    assert_string_equal(nb_container_metadata(f, "format"), "pt");
+    assert_string_equal(nb_container_metadata(f, "note"), "by hand");
     nb_checkpoint_close(a);
     nb_checkpoint_close(b);
 }
@@ -261,7 +261,7 @@ static void test_again(void **state)
     assert_int_equal(nb_checkpoint_n_tensors(a), 3);
     for (int64_t i = 0; i < 3; i++)
         check_same(nb_checkpoint_tensor(a, i), nb_checkpoint_tensor(b, i));
-    assert_null(nb_safetensors_metadata(nb_checkpoint_file(a, 0), "_quantization_metadata"));
+    assert_null(nb_container_metadata(nb_checkpoint_file(a, 0), "_quantization_metadata"));
     assert_int_equal(find(a, "a.weight_packed")->shape[0], 40);
     nb_checkpoint_close(a);
     nb_checkpoint_close(b);
