@@ -192,19 +192,6 @@ static nb_status draw_both(const struct eval_options *o, struct painter *model,
     return NB_OK;
 }
 
-/* Every prompt of `text`, which is cut into lines. */
-static nb_status draw_all(const struct eval_options *o, struct painter *model,
-                          struct painter *reference, char *text, struct figures *f)
-{
-    char *rest = text;
-    for (char *line; (line = strsep(&rest, "\n"));) {
-        line[strcspn(line, "\r")] = 0;
-        if (*line && *line != '#') NB_TRY(draw_both(o, model, reference, line, f));
-    }
-    if (f->n) return NB_OK;
-    return nb_fail(NB_E_DATA, "%s: wanted a prompt a line, found none", o->prompts);
-}
-
 /* ---- telling ---- */
 
 static json_t *figure_json(const struct figure *f, int n)
@@ -234,7 +221,7 @@ static nb_status tell(const struct eval_options *o, const struct figures *f,
 /* ---- the command ---- */
 
 static nb_status eval_on(const struct eval_options *o, const nb_device *device,
-                         nb_compute compute, char *prompts)
+                         nb_compute compute, const nb_prompt_lines *prompts)
 {
     static const nb_compute of_reference[] = {NB_COMPUTE_F32, NB_COMPUTE_BF16};
     struct painter model = {0}, reference = {0};
@@ -243,7 +230,8 @@ static nb_status eval_on(const struct eval_options *o, const nb_device *device,
     if (!status)
         status = painter_open(&reference, o->reference ? o->reference : o->model, device,
                               of_reference[o->reference_compute], &o->common);
-    if (!status) status = draw_all(o, &model, &reference, prompts, &f);
+    for (int i = 0; i < prompts->n && !status; i++)
+        status = draw_both(o, &model, &reference, prompts->lines[i], &f);
     if (!status) status = tell(o, &f, model.stream);
     painter_close(&model);
     painter_close(&reference);
@@ -255,19 +243,19 @@ static nb_status run_eval(void *values, const nb_parsed *parsed)
     struct eval_options *o = values;
     nb_device *device;
     nb_compute compute;
-    char *prompts;
+    nb_prompt_lines prompts;
     if (parsed->n_words != 1 || strcmp(parsed->words[0], "image") != 0)
         return nb_fail(NB_E_USAGE, "eval: wanted the word image, found %s",
                        parsed->n_words ? parsed->words[0] : "nothing");
     if (!o->prompts) return nb_fail(NB_E_USAGE, "eval image: wanted --prompts FILE");
     if (o->output) NB_TRY(nb_folder_make(o->output));
-    NB_TRY(nb_prompt_read_file(o->prompts, &prompts));
+    NB_TRY(nb_prompt_read_lines(o->prompts, &prompts));
     nb_status status = nb_machine_open(&o->common, &device, &compute);
     if (!status) {
-        status = eval_on(o, device, compute, prompts);
+        status = eval_on(o, device, compute, &prompts);
         nb_device_close(device);
     }
-    free(prompts);
+    nb_prompt_lines_fini(&prompts);
     return status;
 }
 

@@ -57,6 +57,36 @@ nb_status nb_prompt_read_file(const char *path, char **out)
     return status;
 }
 
+nb_status nb_prompt_read_lines(const char *path, nb_prompt_lines *out)
+{
+    nb_prompt_lines p = {.n = 0};
+    NB_TRY(nb_prompt_read_file(path, &p.text));
+    size_t room = 1;
+    for (const char *c = p.text; *c; c++) room += *c == '\n';
+    p.lines = calloc(room, sizeof *p.lines);
+    if (!p.lines) {
+        free(p.text);
+        return nb_fail(NB_E_SYSTEM, "out of memory: %zu prompts", room);
+    }
+    char *rest = p.text;
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        line[strcspn(line, "\r")] = 0;
+        if (*line && *line != '#') p.lines[p.n++] = line;
+    }
+    if (p.n) {
+        *out = p;
+        return NB_OK;
+    }
+    nb_prompt_lines_fini(&p);
+    return nb_fail(NB_E_DATA, "%s: wanted a prompt a line, found none", path);
+}
+
+void nb_prompt_lines_fini(nb_prompt_lines *p)
+{
+    free(p->lines);
+    free(p->text);
+}
+
 static nb_status join_words(const nb_parsed *parsed, char **out)
 {
     size_t bytes = 1;

@@ -16,6 +16,17 @@ nb_status nb_prompt_read(const nb_parsed *parsed, const char *prompt, const char
 /* All of a file, or of stdin (path NULL), as a prompt is read. */
 nb_status nb_prompt_read_file(const char *path, char **out) NB_MUST_CHECK;
 
+/* The prompts of a file, one a line; empty lines and lines that begin with # do not count. */
+typedef struct nb_prompt_lines {
+    const char **lines; /* n of them, at least one */
+    int n;
+    char *text; /* what they point into */
+} nb_prompt_lines;
+
+/* E_DATA if there is none; else as nb_prompt_read_file. */
+nb_status nb_prompt_read_lines(const char *path, nb_prompt_lines *out) NB_MUST_CHECK;
+void nb_prompt_lines_fini(nb_prompt_lines *p);
+
 /* E_DATA, saying where, if a text is not UTF-8; `name` says which one it is. */
 nb_status nb_prompt_check(const char *name, const char *text) NB_MUST_CHECK;
 

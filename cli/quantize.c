@@ -7,14 +7,18 @@
 #include <time.h>
 
 #include "cli/common.h"
+#include "cli/prompt.h"
 #include "models/quantize.h"
+#include "pipeline/calibrate.h"
 
 struct quantize_options {
     nb_common_options common;
-    const char *output;
+    const char *output, *calib;
     nb_option_list keep, component;
     int format, dialect, method;
 };
+
+enum { METHOD_MAX, METHOD_SWEEP, METHOD_FOUR_OVER_SIX }; /* the words of --method */
 
 #define AT(field) offsetof(struct quantize_options, field)
 
@@ -45,6 +49,12 @@ static const nb_option options[] = {
      .fallback = "max",
      .help = "how scales of NVFP4 are chosen; max: the vendors' bytes;\n"
              "sweep: the least squared error (+1.4 dB)"},
+    {.name = "calib",
+     .type = NB_OPTION_STRING,
+     .value = "PROMPTS",
+     .offset = AT(calib),
+     .help = "a file of prompts, one a line, that IN, a picture pipeline, draws\n"
+             "first: the sweep then weighs columns by their inputs"},
     {.name = "keep",
      .type = NB_OPTION_LIST,
      .value = "PATTERN",
@@ -183,8 +193,50 @@ static nb_status tell(const struct quantize_options *o, const nb_quantize_result
     return NB_OK;
 }
 
+/* ---- calibration ---- */
+
+static void say_prompt(void *arg, int prompt)
+{
+    nb_console_say(arg, NB_LOG_INFO, "calibration: prompt %d", prompt + 1);
+}
+
+static nb_status draw_prompts(const struct quantize_options *o, nb_pipeline *pipeline,
+                              nb_stream *s, nb_calibration **out)
+{
+    nb_prompt_lines prompts;
+    nb_txt2img_request request = NB_TXT2IMG_REQUEST_DEFAULT;
+    request.version = NB_VERSION;
+    NB_TRY(nb_prompt_read_lines(o->calib, &prompts));
+    nb_status status = nb_calibrate(pipeline, s, &request, prompts.lines, prompts.n, say_prompt,
+                                    o->common.console, out);
+    nb_prompt_lines_fini(&prompts);
+    return status;
+}
+
+/* *out stays NULL where no calibration is asked for. */
+static nb_status calibrate(const struct quantize_options *o, const char *input, nb_stream *s,
+                           nb_calibration **out)
+{
+    nb_pipeline *pipeline;
+    if (!o->calib) return NB_OK;
+    if (o->format != NB_QUANT_NVFP4 || o->method != METHOD_SWEEP)
+        return nb_fail(
+            NB_E_USAGE,
+            "--calib: wanted --format nvfp4 and --method sweep, which weigh columns");
+    if (!nb_pipeline_is_one(input))
+        return nb_fail(NB_E_USAGE, "--calib: wanted a picture pipeline to draw with, found %s",
+                       input);
+    NB_TRY(nb_pipeline_open(input, s->device, &pipeline));
+    nb_status status = draw_prompts(o, pipeline, s, out);
+    nb_pipeline_close(pipeline);
+    if (!status)
+        nb_console_say(o->common.console, NB_LOG_INFO, "calibration: %d matrices seen",
+                       nb_calibration_count(*out));
+    return status;
+}
+
 static nb_status quantize(const struct quantize_options *o, const char *input, nb_stream *s,
-                          const struct names *components)
+                          const struct names *components, nb_calibration *calibration)
 {
     /* In the order of the words of the options. */
     static const nb_fp4_rule dialects[] = {NB_FP4_MODELOPT, NB_FP4_COMPRESSED_TENSORS,
@@ -204,6 +256,8 @@ static nb_status quantize(const struct quantize_options *o, const char *input, n
         .n_components = components->n,
         .progress = show_progress,
         .progress_arg = &progress,
+        .importance = calibration ? nb_calibration_importance : NULL,
+        .importance_arg = calibration,
     };
     nb_status status = nb_quantize(s, &args, &result);
     nb_console_bar(o->common.console, "");
@@ -215,11 +269,14 @@ static nb_status run_on(const struct quantize_options *o, const char *input)
     struct names components = {.n = 0};
     nb_device *device;
     nb_stream *s = NULL;
+    nb_calibration *calibration = NULL;
     NB_TRY(nb_device_open("cpu", &device));
     nb_status status = nb_stream_create(device, NB_COMPUTE_F32, (int)o->common.threads,
                                         nb_signals_catch(), &s);
     if (!status) status = split(&o->component, &components);
-    if (!status) status = quantize(o, input, s, &components);
+    if (!status) status = calibrate(o, input, s, &calibration);
+    if (!status) status = quantize(o, input, s, &components, calibration);
+    nb_calibration_destroy(calibration);
     free_names(&components);
     nb_stream_destroy(s);
     nb_device_close(device);

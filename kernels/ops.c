@@ -63,6 +63,7 @@ void nb_linear(nb_stream *s, const nb_linear_args *a)
     assert(is_vector(a->bias, n) && is_vector(a->gate, n) && a->act < NB_ACT_COUNT);
     assert(is_absent(a->mul) || is_matrix(a->mul, m, n));
     assert(is_absent(a->residual) || is_matrix(a->residual, m, n));
+    if (m && s->observe && s->status == NB_OK) s->observe(s->observe_arg, a);
     if (m) RUN(s, linear[nb_linear_compute(s->compute, a->w)], a);
 }
 

@@ -523,6 +523,19 @@ void nb_pipeline_release(nb_pipeline *p, nb_part part)
     p->checkpoints[part] = NULL;
 }
 
+const char *nb_pipeline_tensor_at(const nb_pipeline *p, const void *data)
+{
+    for (int part = 0; part < NB_PART_COUNT; part++) {
+        const nb_checkpoint *c = p->checkpoints[part];
+        for (int64_t i = 0; c && i < nb_checkpoint_n_tensors(c); i++) {
+            const nb_stored *t = nb_checkpoint_tensor(c, i);
+            uintptr_t offset = (uintptr_t)data - (uintptr_t)t->data;
+            if (offset < t->bytes) return t->name;
+        }
+    }
+    return NULL;
+}
+
 /* ---- prompts ------------------------------------------------------------------------------
  */
 

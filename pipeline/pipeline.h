@@ -95,6 +95,9 @@ nb_status nb_pipeline_t5(nb_pipeline *p, const nb_t5 **out) NB_MUST_CHECK;
 nb_status nb_pipeline_flux(nb_pipeline *p, const nb_flux **out) NB_MUST_CHECK;
 nb_status nb_pipeline_vae(nb_pipeline *p, const nb_vae **out) NB_MUST_CHECK;
 
+/* The name of the tensor of an open part that holds this byte, NULL if none does. */
+const char *nb_pipeline_tensor_at(const nb_pipeline *p, const void *data);
+
 /* Closes a part and releases its mapping; it is opened again when next needed. */
 void nb_pipeline_release(nb_pipeline *p, nb_part part);
 

@@ -79,6 +79,23 @@ refused 64 "--component" -- quantize "$models/dev" -o "$T/out/a" --component tra
 refused 64 "is named twice" -- quantize "$models/dev" -o "$T/out/a" --component vae,vae
 refused 64 "is no component" -- quantize "$models/dev" -o "$T/out/a" --component ../dev
 refused 64 "--keep: wanted" -- quantize "$models/dev" -o "$T/out/a" --keep ""
+what="calibration: other bytes than the plain sweep's, the same for any number of threads"
+printf 'a cat\na dog\n' >"$T/prompts"
+sweep=(quantize "$models/dev" --method sweep)
+run "${sweep[@]}" -o "$T/out/plain"
+expect_status 0
+run "${sweep[@]}" -o "$T/out/one" --calib "$T/prompts" -t 1
+expect_status 0
+run "${sweep[@]}" -o "$T/out/three" --calib "$T/prompts" -t 3
+expect_status 0
+check diff -r "$T/out/one" "$T/out/three"
+check test "$(diff -rq "$T/out/one" "$T/out/plain" | wc -l)" -gt 0
+rm -r "$T"/out/*
+refused 64 "--method sweep" -- quantize "$models/dev" -o "$T/out/a" --calib "$T/prompts"
+refused 64 "wanted a picture pipeline" -- quantize "$fp4/input.safetensors" -o "$T/out/a" \
+    --method sweep --calib "$T/prompts"
+refused 66 "$T/nothing" -- "${sweep[@]}" -o "$T/out/a" --calib "$T/nothing"
+
 what="input and output"
 refused 66 "no such component" -- quantize "$models/dev" -o "$T/out/a" --component unet
 refused 66 nowhere -- quantize "$T/nowhere" -o "$T/out/a"
