@@ -15,6 +15,7 @@
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
 #include "kernels/base/sha256.h"
+#include "models/declared.h"
 
 struct nb_checkpoint {
     char *path;
@@ -38,7 +39,7 @@ static nb_status add_file(nb_checkpoint *c, const char *path)
     c->files = files;
     NB_TRY(nb_container_open(path, &c->files[c->n_files]));
     c->n_files++;
-    return NB_OK;
+    return nb_declared_check(c->files[c->n_files - 1]);
 }
 
 static nb_status index_tensors(nb_checkpoint *c)

@@ -63,6 +63,7 @@ static void expands_as_the_libraries(void **state)
 /* --- what is refused --- */
 
 static const unsigned char zeros[1 << 12];
+static const char tiled_note[] = "{\"format\":\"nvfp4\"}";
 static const unsigned char nan_scale[2] = {0x38, 0x7f}, nan_power[1] = {0xff};
 static const float one = 1, four = 4, minus = -2, not_a_number[1] = {NAN};
 
@@ -116,7 +117,7 @@ static const nb_stored bad_tensors[] = {
     T2("tiled.weight", U8, 16, 16, zeros),
     T2("tiled.weight_scale", F8_E4M3, 1, 2, zeros),
     NUMBER("tiled.weight_scale_2", &one),
-    T2("tiled.comfy_quant", U8, 1, 2, zeros),
+    T2("tiled.comfy_quant", U8, 1, sizeof tiled_note - 1, tiled_note),
 };
 
 static const struct {

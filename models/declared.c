@@ -1,0 +1,91 @@
+#include "models/declared.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/base/json.h"
+
+enum { NAME_BYTES = 512 };
+
+static const char COMFY_QUANT[] = ".comfy_quant";
+
+static const nb_stored *part_of(const nb_container *f, const char *layer, const char *part)
+{
+    char name[NAME_BYTES];
+    int n = snprintf(name, sizeof name, "%s.%s", layer, part);
+    return n > 0 && (size_t)n < sizeof name ? nb_container_find(f, name) : NULL;
+}
+
+static nb_status contradicted(const nb_stored *t, const char *format, const char *wanted)
+{
+    return nb_fail(NB_E_DATA, "%s: tensor %.300s: declared %.40s, wanted %s, found %s", t->file,
+                   t->name, format, wanted, nb_dtype_name(t->dtype));
+}
+
+static nb_status check_layer(const nb_container *f, const char *layer, const json_t *json)
+{
+    static const struct {
+        const char *format, *wanted;
+        nb_dtype dtype;
+    } known[] = {
+        {"nvfp4", "U8", NB_DTYPE_U8},
+        {"float8_e4m3fn", "F8_E4M3", NB_DTYPE_F8_E4M3},
+        {"float8_e5m2", "F8_E5M2", NB_DTYPE_F8_E5M2},
+    };
+    const char *format, *path = nb_container_path(f);
+    const nb_stored *weight = part_of(f, layer, "weight"), *scale;
+    if (!weight) return NB_OK;
+    NB_TRY(nb_json_get_string(path, json, "format", "", &format));
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(format, known[i].format) != 0) continue;
+        if (weight->dtype != known[i].dtype)
+            return contradicted(weight, format, known[i].wanted);
+        scale = i == 0 ? part_of(f, layer, "weight_scale") : NULL;
+        if (scale && scale->dtype != NB_DTYPE_F8_E4M3)
+            return contradicted(scale, format, "F8_E4M3");
+        return NB_OK;
+    }
+    return nb_fail(NB_E_DATA,
+                   "%s: tensor %.300s: wanted the format nvfp4, float8_e4m3fn or float8_e5m2, "
+                   "found \"%.40s\"",
+                   path, weight->name, format);
+}
+
+static nb_status check_metadata(const nb_container *f, const char *text)
+{
+    const char *layer;
+    json_t *root, *json;
+    nb_status status = NB_OK;
+    NB_TRY(nb_json_parse(nb_container_path(f), text, strlen(text), &root));
+    json_object_foreach(json_object_get(root, "layers"), layer, json)
+    {
+        status = check_layer(f, layer, json);
+        if (status) break;
+    }
+    json_decref(root);
+    return status;
+}
+
+static nb_status check_note(const nb_container *f, const nb_stored *t)
+{
+    char layer[NAME_BYTES];
+    json_t *json;
+    size_t n = strlen(t->name) - strlen(COMFY_QUANT);
+    if (t->dtype != NB_DTYPE_U8 || n >= sizeof layer) return NB_OK;
+    snprintf(layer, sizeof layer, "%.*s", (int)n, t->name);
+    NB_TRY(nb_json_parse(t->file, t->data, t->bytes, &json));
+    nb_status status = check_layer(f, layer, json);
+    json_decref(json);
+    return status;
+}
+
+nb_status nb_declared_check(const nb_container *f)
+{
+    const char *text = nb_container_metadata(f, "_quantization_metadata");
+    if (text) NB_TRY(check_metadata(f, text));
+    for (int64_t i = 0; i < nb_container_n_tensors(f); i++) {
+        const nb_stored *t = nb_container_tensor(f, i);
+        if (nb_name_ends_with(t->name, COMFY_QUANT)) NB_TRY(check_note(f, t));
+    }
+    return NB_OK;
+}
