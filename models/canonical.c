@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/nunchaku.h"
 #include "models/packed.h"
 
 enum { NAME_BYTES = 512, MAX_PIECES = NB_CANONICAL_PIECES, MAX_NUMBERS = 2, SCALE_BLOCK = 128 };
@@ -397,6 +398,7 @@ static nb_status fill_view(struct view *v)
 nb_status nb_canonical_rename(nb_checkpoint *c)
 {
     struct view v = {.checkpoint = c};
+    if (nb_nunchaku_is_one(c)) return nb_nunchaku_rename(c);
     nb_status status = fill_view(&v);
     if (!status) status = nb_checkpoint_set_tensors(c, v.tensors, v.n, v.storage);
     if (status) nb_arena_destroy(v.storage);

@@ -8,7 +8,7 @@
  * stay as they are, so a checkpoint that is canonical already is unchanged.
  *
  * Everything is a view of the mapping but names and the final layer (of some 40 MB), which are
- * copied.
+ * copied; and the layers of nunchaku's files, which are put in order (models/nunchaku.h).
  */
 #ifndef NB_MODELS_CANONICAL_H
 #define NB_MODELS_CANONICAL_H

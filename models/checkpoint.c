@@ -225,13 +225,30 @@ static nb_status open_files(nb_checkpoint *c, const char *path)
     return nb_name_ends_with(path, ".json") ? open_index(c, path) : add_file(c, path);
 }
 
+/* Opens the two files of nunchaku's folders (models/nunchaku.h), if they are there. */
+static nb_status open_pair(nb_checkpoint *c, int *opened)
+{
+    char *blocks = nb_path_join(c->path, "transformer_blocks.safetensors");
+    char *rest = nb_path_join(c->path, "unquantized_layers.safetensors");
+    nb_status status = NB_OK;
+    if (!blocks || !rest) status = nb_fail(NB_E_SYSTEM, "%s: out of memory", c->path);
+    *opened = !status && nb_file_exists(blocks) && nb_file_exists(rest);
+    if (*opened) status = add_file(c, blocks);
+    if (*opened && !status) status = add_file(c, rest);
+    free(blocks);
+    free(rest);
+    return status;
+}
+
 static nb_status open_path(nb_checkpoint *c)
 {
-    if (nb_file_is_directory(c->path))
+    int is_pair = 0;
+    if (nb_file_is_directory(c->path)) NB_TRY(open_pair(c, &is_pair));
+    if (nb_file_is_directory(c->path) && !is_pair)
         NB_TRY(find_in_folder(c->path, &c->source));
     else if (!(c->source = strdup(c->path)))
         return nb_fail(NB_E_SYSTEM, "%s: out of memory", c->path);
-    NB_TRY(open_files(c, c->source));
+    if (!is_pair) NB_TRY(open_files(c, c->source));
     return index_tensors(c);
 }
 

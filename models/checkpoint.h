@@ -12,9 +12,10 @@ typedef struct nb_checkpoint nb_checkpoint;
 
 /* `path` is a .safetensors or .gguf file, a *.safetensors.index.json, or a folder that holds
  * one of model.safetensors, diffusion_pytorch_model.safetensors, their .index.json, or - as the
- * only one of its kind - any *.safetensors.index.json or *.safetensors. E_NOINPUT names what
- * was looked for. A shard that is missing or outside the folder, a tensor that the index
- * promises and its shard does not hold, and a tensor in two shards are errors that name it. */
+ * only one of its kind - any *.safetensors.index.json or *.safetensors; or that holds both
+ * transformer_blocks.safetensors and unquantized_layers.safetensors. E_NOINPUT names what was
+ * looked for. A shard that is missing or outside the folder, a tensor that the index promises
+ * and its shard does not hold, and a tensor in two shards are errors that name it. */
 nb_status nb_checkpoint_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
 void nb_checkpoint_close(nb_checkpoint *c);
 

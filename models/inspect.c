@@ -12,6 +12,7 @@
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
 #include "models/canonical.h"
+#include "models/extras.h"
 #include "models/lora.h"
 #include "models/packed.h"
 
@@ -97,26 +98,78 @@ int nb_component_owns(const nb_component *component, const nb_stored *t)
     return strncmp(t->name, component->prefix, strlen(component->prefix)) == 0;
 }
 
+/* What belongs to a quantised matrix and is no parameter of the model. */
 static int is_scale(const char *name)
 {
-    static const char *const suffixes[] = {
-        ".weight_scale",       ".scale_weight", ".weight_scale_inv", ".weight_scale_2",
-        ".input_scale",        ".scale_input",  "scaled_fp8",        ".weight_global_scale",
-        ".input_global_scale", ".comfy_quant",  ".weight_shape"};
+    static const char *const suffixes[] = {".weight_scale",
+                                           ".scale_weight",
+                                           ".weight_scale_inv",
+                                           ".weight_scale_2",
+                                           ".input_scale",
+                                           ".scale_input",
+                                           "scaled_fp8",
+                                           ".weight_global_scale",
+                                           ".input_global_scale",
+                                           ".comfy_quant",
+                                           ".weight_shape",
+                                           ".wscales",
+                                           ".wzeros",
+                                           ".wtscale",
+                                           ".wcscales",
+                                           ".smooth",
+                                           ".smooth_orig",
+                                           ".lora_down",
+                                           ".lora_up"};
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (nb_name_ends_with(name, suffixes[i])) return 1;
-    return 0;
+    return nb_extras_is_name(name);
 }
 
 /* --- quantised layers --- */
 
-enum { LAYER_NVFP4, LAYER_MXFP4, LAYER_FP8, LAYER_PLAIN, LAYER_UNKNOWN, N_LAYER_KINDS };
+enum {
+    LAYER_NVFP4,
+    LAYER_MXFP4,
+    LAYER_INT4,
+    LAYER_FP8,
+    LAYER_PLAIN,
+    LAYER_UNKNOWN,
+    N_LAYER_KINDS
+};
 
 struct layers {
     int64_t n[N_LAYER_KINDS];
     int64_t n_blocks[NB_DTYPE_COUNT]; /* of GGUF's types */
     const char *dialect;              /* of the 4-bit ones */
+    int64_t rank;                     /* of their branches, 0: none */
+    int is_scaled;                    /* x is, before some of them */
 };
+
+/* X.part beside X.weight or X.qweight. */
+static const nb_stored *beside(const nb_component *c, const nb_stored *t, const char *part)
+{
+    char name[NAME_BYTES];
+    int stem = (int)(strrchr(t->name, '.') - t->name);
+    snprintf(name, sizeof name, "%.*s.%s", stem, t->name, part);
+    return nb_checkpoint_find(c->checkpoint, name);
+}
+
+/* nunchaku's codes (models/nunchaku_layer.h) in an integer. */
+static int codes_of_nunchaku(const nb_stored *t)
+{
+    if (t->rank != 2 || !nb_name_ends_with(t->name, ".qweight")) return 0;
+    return t->dtype == NB_DTYPE_I32 ? 8 : t->dtype == NB_DTYPE_I8 ? 2 : 0;
+}
+
+static void count_nunchaku(const nb_component *c, const nb_stored *t, struct layers *layers)
+{
+    const nb_stored *scales = beside(c, t, "wscales"), *down = beside(c, t, "lora_down");
+    layers->dialect = "nunchaku";
+    if (down && down->rank == 2) layers->rank = down->shape[1];
+    layers->n[!scales                             ? LAYER_UNKNOWN
+              : scales->dtype == NB_DTYPE_F8_E4M3 ? LAYER_NVFP4
+                                                  : LAYER_INT4]++;
+}
 
 static void count_layer(const nb_component *c, const nb_stored *t, struct layers *layers)
 {
@@ -125,6 +178,7 @@ static void count_layer(const nb_component *c, const nb_stored *t, struct layers
         [NB_FP4_COMPRESSED_TENSORS] = "compressed-tensors",
         [NB_FP4_COMFY] = "ComfyUI"};
     nb_packed p;
+    if (codes_of_nunchaku(t)) count_nunchaku(c, t, layers);
     if (!is_matrix(t)) return;
     if (t->dtype == NB_DTYPE_F8_E4M3 || t->dtype == NB_DTYPE_F8_E5M2) {
         layers->n[LAYER_FP8]++;
@@ -135,6 +189,9 @@ static void count_layer(const nb_component *c, const nb_stored *t, struct layers
     } else if (is_packed(c, t, &p)) {
         layers->n[p.kind == NB_SCALE_MXFP4 ? LAYER_MXFP4 : LAYER_NVFP4]++;
         layers->dialect = dialects[p.dialect];
+        const nb_stored *down = beside(c, t, "svdquant_lora_a");
+        if (down && down->rank == 2) layers->rank = down->shape[0];
+        layers->is_scaled |= beside(c, t, "pre_quant_scale") != NULL;
     } else {
         layers->n[LAYER_UNKNOWN]++;
     }
@@ -142,10 +199,16 @@ static void count_layer(const nb_component *c, const nb_stored *t, struct layers
 
 static void describe_layers(nb_component *c, const struct layers *layers)
 {
-    static const char *const kinds[N_LAYER_KINDS] = {"NVFP4", "MXFP4", "FP8", "plain",
-                                                     "unreadable"};
+    static const char *const kinds[N_LAYER_KINDS] = {"NVFP4", "MXFP4", "INT4",
+                                                     "FP8",   "plain", "unreadable"};
+    char method[48] = "";
     size_t size = sizeof c->quantization;
-    size_t used = (size_t)snprintf(c->quantization, size, "%s, layers:", layers->dialect);
+    if (layers->rank)
+        snprintf(method, sizeof method, " (SVDQuant, rank %lld)", (long long)layers->rank);
+    else if (layers->is_scaled)
+        snprintf(method, sizeof method, " (AWQ)");
+    size_t used =
+        (size_t)snprintf(c->quantization, size, "%s%s, layers:", layers->dialect, method);
     const char *separator = " ";
     for (int i = 0; i < NB_DTYPE_COUNT && used < size; i++) {
         if (!layers->n_blocks[i]) continue;
@@ -179,6 +242,8 @@ static void count_tensors(nb_component *c)
         c->bytes += t->bytes;
         if (is_scale(t->name))
             scaled = 1;
+        else if (codes_of_nunchaku(t))
+            c->n_parameters += elements * codes_of_nunchaku(t);
         else
             c->n_parameters += is_packed(c, t, &packed) ? packed.n * packed.k : elements;
         count_layer(c, t, &layers);

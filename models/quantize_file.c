@@ -32,6 +32,10 @@ nb_status nb_quantize_decide(nb_quantize_job *job, const nb_checkpoint *c,
 {
     char module[NB_MODULE_BYTES];
     *converts = 0;
+    if (nb_name_ends_with(t->name, ".qweight"))
+        return nb_fail(NB_E_DATA,
+                       "%s: tensor %.300s: 4 bits in nunchaku's order cannot be converted yet",
+                       t->file, t->name);
     if (!nb_quant_module_of(t, module)) return NB_OK;
     /* Whatever is quantised is expanded, whoever chose it. */
     if (!nb_quantize_chooses(job->args, expands(job) ? NB_SCOPE_FILE : scope, module))

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/nunchaku.h"
+
 enum { NAME_BYTES = 128, CLIP_HEAD = 64 };
 
 /* What is being read off: the first error stays, as in a binder. */
@@ -129,6 +131,11 @@ nb_status nb_config_from_shapes(const nb_checkpoint *c, nb_component_kind kind, 
 {
     struct reader r = {.checkpoint = c, .prefix = ""};
     json_t *config = NULL;
+    if (kind == NB_KIND_FLUX) NB_TRY(nb_nunchaku_config(c, &config));
+    if (config) {
+        *out = config;
+        return NB_OK;
+    }
     switch (kind) {
     case NB_KIND_FLUX:
         config = flux_config(&r);

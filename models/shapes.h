@@ -1,7 +1,8 @@
 /*
  * The config of a component whose file came without one: read off the tensors' names and
- * shapes, and where shapes do not tell (heads of CLIP, groups, scale and shift of the
- * autoencoder), what FLUX.1's published components have.
+ * shapes (or off the header of nunchaku's files, which have it there), and where shapes do not
+ * tell (heads of CLIP, groups, scale and shift of the autoencoder), what FLUX.1's published
+ * components have.
  */
 #ifndef NB_MODELS_SHAPES_H
 #define NB_MODELS_SHAPES_H

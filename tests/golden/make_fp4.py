@@ -6,7 +6,6 @@ Needs torch 2.15.0, safetensors 0.8.0, nvidia-modelopt 0.47.0, compressed-tensor
 
 fp4/input.safetensors          CASE.weight [N, K]: F32, BF16, F16
 fp4/WRITER-FORMAT.safetensors  CASE.* as the library names and stores them, and CASE.dequantized, F32, by the library
-fp4/nunchaku.safetensors       random codes and scales, packed by the permutation that nunchaku documents, and unpacked
 
 BF16 and F16 tensors are given to the libraries as F32: modelopt computes in F32 anyway, the others would round
 intermediate values to the type of the weight. A case that a library cannot do is left out there (K, or a NaN scale for
@@ -236,57 +235,12 @@ def write(writer, cases):
     print(f"{writer}: {len(layers)} cases", *(["without", *left_out] if left_out else []))
 
 
-# ---- nunchaku: tensor-core fragments
-
-def nunchaku_weight(codes):
-    """[N, K] codes 0..15 as int8 [N, K/2]: 8 codes an int32, low nibble first, in the order of a warp's fragments."""
-    n, k = codes.shape
-    t = codes.int().view(n // 128, 8, 2, 8, 1, k // 64, 1, 2, 4, 8).permute(0, 5, 6, 1, 3, 8, 2, 7, 4, 9)
-    words = (t.contiguous().long() << (4 * torch.arange(8))).sum(-1)
-    return torch.where(words >= 2 ** 31, words - 2 ** 32, words).int().view(torch.int8).view(n, k // 2)
-
-
-def nunchaku_micro_scale(scales):
-    """[N, K/16] as [K/16, N]."""
-    n, groups = scales.shape
-    t = scales.view(torch.uint8).view(n // 128, 1, 4, 4, 8, groups // 4, 4).permute(0, 5, 1, 4, 3, 2, 6)
-    return t.contiguous().view(groups, n).view(torch.float8_e4m3fn)
-
-
-def nunchaku_low_rank(matrix, down):
-    """16x16 tiles; in a tile the order is (row % 8, column % 8 / 2, row / 8, column / 8, column % 2). Tiles of the up
-    matrix [N, r] lie row by row; the down matrix is given as [r, K], its tiles lie column by column, stored [K, r]."""
-    rows, columns = matrix.shape
-    t = matrix.view(rows // 16, 2, 8, columns // 16, 2, 4, 2)
-    t = t.permute(3, 0, 2, 5, 1, 4, 6) if down else t.permute(0, 3, 2, 5, 1, 4, 6)
-    return t.contiguous().view(*((columns, rows) if down else (rows, columns)))
-
-
-def nunchaku():
-    g = torch.Generator().manual_seed(5)
-    n, k, r = 256, 128, 16
-    codes = torch.randint(0, 16, (n, k), generator=g)
-    scales = torch.randint(1, 127, (n, k // 16), generator=g, dtype=torch.uint8).view(torch.float8_e4m3fn)
-    channel = (0.5 + torch.rand(n, generator=g)).bfloat16()
-    up, down = (torch.randn(*s, generator=g).bfloat16() for s in ((n, r), (r, k)))
-    save_file({
-        "layer.qweight": nunchaku_weight(codes), "layer.wscales": nunchaku_micro_scale(scales),
-        "layer.lora_up": nunchaku_low_rank(up, False), "layer.lora_down": nunchaku_low_rank(down, True),
-        "layer.wcscales": channel,
-        "layer.smooth": (0.5 + torch.rand(k, generator=g)).bfloat16(),
-        "layer.bias": torch.randn(n, generator=g).bfloat16(),
-        "plain.codes": (codes[:, 0::2] | codes[:, 1::2] << 4).to(torch.uint8), "plain.scales": scales,
-        "plain.lora_up": up, "plain.lora_down": down,
-    }, f"{HERE}/nunchaku.safetensors")
-
-
 def main():
     os.makedirs(HERE, exist_ok=True)
     cases = inputs()
     save_file({f"{k}.weight": v.contiguous() for k, v in cases.items()}, f"{HERE}/input.safetensors")
     for writer in WRITERS:
         write(writer, cases)
-    nunchaku()
 
 
 if __name__ == "__main__":

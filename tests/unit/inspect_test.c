@@ -95,6 +95,36 @@ static void counts_layers_of_4_bits(void **state)
     }
 }
 
+static void tells_what_is_beside_4_bits(void **state)
+{
+    static const struct {
+        const char *path, *quantization;
+        long long parameters;
+    } cases[] = {
+        {"golden/fp4/modelopt-awq.safetensors", "Model-Optimizer (AWQ), layers: 4 NVFP4", 0},
+        {"golden/fp4/modelopt-svdquant.safetensors",
+         "Model-Optimizer (SVDQuant, rank 8), layers: 4 NVFP4", 0},
+        {"golden/flux/models/modelopt-svdquant/transformer",
+         "Model-Optimizer (SVDQuant, rank 4), layers: 38 NVFP4, 12 plain", 285376},
+        {"golden/flux/models/nunchaku/svdq-fp4_r16-flux.1-dev.safetensors",
+         "nunchaku (SVDQuant, rank 16), layers: 16 NVFP4, 4 INT4, 10 plain", 1266240},
+        {"golden/flux/models/nunchaku/svdq-int4-flux.1-dev",
+         "nunchaku (SVDQuant, rank 32), layers: 20 INT4, 10 plain", 1266240},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        nb_inspection *in;
+        assert_ok(nb_inspect(cases[i].path, &in));
+        const nb_component *c = &in->components[0];
+        assert_string_equal(c->quantization, cases[i].quantization);
+        if (cases[i].parameters) {
+            assert_int_equal(c->kind, NB_KIND_FLUX);
+            assert_int_equal(c->n_parameters, cases[i].parameters);
+        }
+        nb_inspection_destroy(in);
+    }
+}
+
 /* ComfyUI's all-in-one files hold the parts under prefixes. */
 static void tells_parts_of_one_file(void **state)
 {
@@ -159,11 +189,9 @@ static void tells_faults_of_a_pipeline(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(tells_a_pipeline),
-        T(tells_fp8),
-        T(counts_layers_of_4_bits),
-        T(tells_parts_of_one_file),
-        T(tells_what_it_does_not_know),
+        T(tells_a_pipeline),           T(tells_fp8),
+        T(counts_layers_of_4_bits),    T(tells_what_is_beside_4_bits),
+        T(tells_parts_of_one_file),    T(tells_what_it_does_not_know),
         T(tells_faults_of_a_pipeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
