@@ -1,5 +1,5 @@
 """Blocks of every GGUF type and what the gguf package expands them to: gguf/blocks.safetensors; seeds of the reader's
-fuzz target: ../fuzz/corpus/gguf.
+fuzz target: ../fuzz/corpus/gguf, and two with names of T5 and FLUX.1 for ../fuzz/corpus/canonical.
 
     make_gguf.py [-o FOLDER]        gguf 0.19.0, numpy, safetensors
 
@@ -65,10 +65,11 @@ def seed_file(path, names, **keys):
         (out.add_array if isinstance(value, list) else out.add_string)(key.replace("__", "."), value)
     rng = np.random.default_rng(31)
     for name in names:
+        name, module = name if isinstance(name, tuple) else (name, name)
         if name in ("F32", "F16"):
-            out.add_tensor(f"{name}.weight", np.ones((2, 3), np.float32 if name == "F32" else np.float16))
+            out.add_tensor(f"{module}.weight", np.ones((2, 3), np.float32 if name == "F32" else np.float16))
         else:
-            out.add_tensor(f"{name}.weight", random_blocks(rng, name, 2), raw_dtype=Type[name])
+            out.add_tensor(f"{module}.weight", random_blocks(rng, name, 2), raw_dtype=Type[name])
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -83,6 +84,10 @@ def seeds(folder):
     seed_file(f"{folder}/k-blocks", TYPES[5:])
     seed_file(f"{folder}/keys", ("F32",), words=["a", "bc"], numbers=[1, 2, 3], nested=[[1, 2], [3]], text="x")
     seed_file(f"{folder}/shape", ("F32",), comfy__gguf__orig_shape__F32__weight=[3, 2, 1])
+    names = ("token_embd", "enc.output_norm", "enc.blk.0.attn_q", "enc.blk.0.attn_rel_b", "enc.blk.11.ffn_gate")
+    seed_file(f"{folder}/../canonical/gguf-t5", [("Q8_0", x) for x in names])
+    names = ("img_in", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "final_layer.adaLN_modulation.1")
+    seed_file(f"{folder}/../canonical/gguf-flux", [("Q4_0", x) for x in names])
     data = bytearray(open(f"{folder}/keys", "rb").read())
     data[4] = 2
     open(f"{folder}/version-2", "wb").write(data)
