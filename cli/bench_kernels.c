@@ -136,7 +136,8 @@ static nb_status time_linear(struct kernel_run *run, nb_quant_format format,
                     : w.scale_kind == NB_SCALE_MXFP4 ? (double)(w.n * w.k / 32)
                                                      : 0;
     struct operation op = {call_linear, &args,
-                           .flops = 2.0 * (double)(shape->rows * w.n) * (double)w.k};
+                           .flops = 2.0 * (double)(shape->rows * w.n) * (double)w.k,
+                           .compute = nb_linear_compute(run->s->compute, &w)};
     if (run->kernel == NB_BENCH_GEMV)
         op.bytes = (double)(w.n * nb_weight_row_bytes(&w)) + scales;
     return add_row(run, &op,

@@ -127,4 +127,14 @@ for key in results.0.gbytes results.0.read_percent results.1.ms roofs.read.all_t
     check test -n "$(get $key)"
 done
 check_gone
+what="a product is held against the roof of its own arithmetic"
+run bench gemv -r 1 --compute f32 --json -q
+expect_status 0
+check test "$(get results.0.roof)" = f32
+check test -n "$(get results.0.peak_percent)"
+if grep -qw avx512_bf16 /proc/cpuinfo; then
+    run bench gemv -r 1 --compute bf16 --json -q
+    expect_status 0
+    check test "$(get results.0.roof)" = bf16
+fi
 finish
