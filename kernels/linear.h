@@ -47,7 +47,7 @@ void nb_linear(nb_stream *s, const nb_linear_args *a);
 
 /* The policy that a linear of weight w is computed at where `policy` is the stream's: those of
  * few bits round x only where W was rounded too, so that a checkpoint's layers that were kept
- * in high precision stay in it (BF16). */
+ * in high precision stay in it (BF16), and so do those whose exact_inputs is set. */
 nb_compute nb_linear_compute(nb_compute policy, const nb_weight *w);
 
 typedef void nb_linear_fn(nb_stream *s, const nb_linear_args *a);

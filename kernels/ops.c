@@ -51,7 +51,7 @@ nb_compute nb_linear_compute(nb_compute policy, const nb_weight *w)
     int is_quantised =
         w->dtype != NB_DTYPE_F32 && w->dtype != NB_DTYPE_F16 && w->dtype != NB_DTYPE_BF16;
     if (policy <= NB_COMPUTE_BF16) return policy;
-    if (!is_quantised) return NB_COMPUTE_BF16;
+    if (!is_quantised || w->exact_inputs) return NB_COMPUTE_BF16;
     return w->dtype == NB_DTYPE_F4_E2M1X2 ? policy : NB_COMPUTE_A8;
 }
 

@@ -54,6 +54,7 @@ typedef struct nb_weight {
     const float *scale_values; /* FP4: F32 [256], what each byte of `scales` multiplies by */
     int high_first;            /* FP4: the even column is in the high half of its byte */
     float input_scale; /* of x as NVFP4 (kernels/a4.h), by calibration; 0: each row its own */
+    int exact_inputs;  /* its file asks for products of x that no policy rounds to few bits */
     const float *column_scales; /* [k], x is multiplied by them; NULL: none */
     nb_low_rank low_rank;       /* of the x that is not multiplied by column_scales */
     const struct nb_device *device;

@@ -264,6 +264,7 @@ static nb_status bind_product(nb_binder *b, const nb_stored *t, int64_t n, int64
 {
     nb_weight w = {0};
     NB_TRY(bind_matrix(b, t, n, k, &w));
+    w.exact_inputs = t->exact_inputs;
     if (b->no_extras)
         NB_TRY(nb_extras_refuse(b->checkpoint, t));
     else

@@ -39,7 +39,7 @@ static nb_status add_file(nb_checkpoint *c, const char *path)
     c->files = files;
     NB_TRY(nb_container_open(path, &c->files[c->n_files]));
     c->n_files++;
-    return nb_declared_check(c->files[c->n_files - 1]);
+    return nb_declared_read(c->files[c->n_files - 1]);
 }
 
 static nb_status index_tensors(nb_checkpoint *c)

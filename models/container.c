@@ -1,5 +1,6 @@
 #include "models/container.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "kernels/base/file.h"
@@ -56,6 +57,14 @@ const nb_stored *nb_container_tensor(const nb_container *f, int64_t index)
 const nb_stored *nb_container_find(const nb_container *f, const char *name)
 {
     return f->gguf ? nb_gguf_find(f->gguf, name) : nb_safetensors_find(f->safetensors, name);
+}
+
+/* Borrowers may not change a tensor, but the list is the container's own. */
+void nb_container_want_exact_inputs(nb_container *f, const nb_stored *t)
+{
+    assert(nb_container_find(f, t->name) == t);
+    (void)f;
+    ((nb_stored *)t)->exact_inputs = 1;
 }
 
 const char *nb_container_metadata(const nb_container *f, const char *key)

@@ -17,6 +17,8 @@ void nb_container_close(nb_container *f);
 int64_t nb_container_n_tensors(const nb_container *f);
 const nb_stored *nb_container_tensor(const nb_container *f, int64_t index);  /* file order */
 const nb_stored *nb_container_find(const nb_container *f, const char *name); /* or NULL */
+/* Sets exact_inputs of a tensor that `f` gave out, before others have copied it. */
+void nb_container_want_exact_inputs(nb_container *f, const nb_stored *t);
 /* A string that the file says about itself under that key, or NULL. */
 const char *nb_container_metadata(const nb_container *f, const char *key);
 /* The key behind `key` (behind NULL: the first one), or NULL. */

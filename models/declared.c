@@ -22,7 +22,8 @@ static nb_status contradicted(const nb_stored *t, const char *format, const char
                    t->name, format, wanted, nb_dtype_name(t->dtype));
 }
 
-static nb_status check_layer(const nb_container *f, const char *layer, const json_t *json)
+static nb_status check_format(const nb_container *f, const char *layer, const nb_stored *weight,
+                              const json_t *json)
 {
     static const struct {
         const char *format, *wanted;
@@ -33,8 +34,7 @@ static nb_status check_layer(const nb_container *f, const char *layer, const jso
         {"float8_e5m2", "F8_E5M2", NB_DTYPE_F8_E5M2},
     };
     const char *format, *path = nb_container_path(f);
-    const nb_stored *weight = part_of(f, layer, "weight"), *scale;
-    if (!weight) return NB_OK;
+    const nb_stored *scale;
     NB_TRY(nb_json_get_string(path, json, "format", "", &format));
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(format, known[i].format) != 0) continue;
@@ -51,7 +51,20 @@ static nb_status check_layer(const nb_container *f, const char *layer, const jso
                    path, weight->name, format);
 }
 
-static nb_status check_metadata(const nb_container *f, const char *text)
+static nb_status read_layer(nb_container *f, const char *layer, const json_t *json)
+{
+    const nb_stored *weight = part_of(f, layer, "weight");
+    int is_exact = 0;
+    if (!weight) return NB_OK;
+    NB_TRY(check_format(f, layer, weight, json));
+    nb_status status = nb_json_get_bool(nb_container_path(f), json,
+                                        "full_precision_matrix_mult", 0, &is_exact);
+    if (status) return nb_fail_context(status, "tensor %.300s", weight->name);
+    if (is_exact) nb_container_want_exact_inputs(f, weight);
+    return NB_OK;
+}
+
+static nb_status read_metadata(nb_container *f, const char *text)
 {
     const char *layer;
     json_t *root, *json;
@@ -59,14 +72,14 @@ static nb_status check_metadata(const nb_container *f, const char *text)
     NB_TRY(nb_json_parse(nb_container_path(f), text, strlen(text), &root));
     json_object_foreach(json_object_get(root, "layers"), layer, json)
     {
-        status = check_layer(f, layer, json);
+        status = read_layer(f, layer, json);
         if (status) break;
     }
     json_decref(root);
     return status;
 }
 
-static nb_status check_note(const nb_container *f, const nb_stored *t)
+static nb_status read_note(nb_container *f, const nb_stored *t)
 {
     char layer[NAME_BYTES];
     json_t *json;
@@ -74,18 +87,18 @@ static nb_status check_note(const nb_container *f, const nb_stored *t)
     if (t->dtype != NB_DTYPE_U8 || n >= sizeof layer) return NB_OK;
     snprintf(layer, sizeof layer, "%.*s", (int)n, t->name);
     NB_TRY(nb_json_parse(t->file, t->data, t->bytes, &json));
-    nb_status status = check_layer(f, layer, json);
+    nb_status status = read_layer(f, layer, json);
     json_decref(json);
     return status;
 }
 
-nb_status nb_declared_check(const nb_container *f)
+nb_status nb_declared_read(nb_container *f)
 {
     const char *text = nb_container_metadata(f, "_quantization_metadata");
-    if (text) NB_TRY(check_metadata(f, text));
+    if (text) NB_TRY(read_metadata(f, text));
     for (int64_t i = 0; i < nb_container_n_tensors(f); i++) {
         const nb_stored *t = nb_container_tensor(f, i);
-        if (nb_name_ends_with(t->name, COMFY_QUANT)) NB_TRY(check_note(f, t));
+        if (nb_name_ends_with(t->name, COMFY_QUANT)) NB_TRY(read_note(f, t));
     }
     return NB_OK;
 }

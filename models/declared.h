@@ -8,7 +8,9 @@
  *     float8_e4m3fn    name.weight F8_E4M3
  *     float8_e5m2      name.weight F8_E5M2
  *
- * `full_precision_matrix_mult` asks for products of unrounded inputs; f32 and bf16 give them.
+ * `"full_precision_matrix_mult": true` asks for products of inputs that are not rounded to few
+ * bits, whatever else is: the layer's weight has exact_inputs (kernels/weight.h), and is
+ * computed at a8 and a4 as it is at bf16.
  */
 #ifndef NB_MODELS_DECLARED_H
 #define NB_MODELS_DECLARED_H
@@ -17,7 +19,7 @@
 
 /* E_DATA names the file, the layer, what is declared and what was found; also for a format that
  * is not known and for JSON that is none. A layer of another part of the model, whose weight is
- * not in the file, is no fault. */
-nb_status nb_declared_check(const nb_container *f) NB_MUST_CHECK;
+ * not in the file, is no fault. Weights whose layers ask for it have exact_inputs set. */
+nb_status nb_declared_read(nb_container *f) NB_MUST_CHECK;
 
 #endif

@@ -22,6 +22,7 @@ typedef struct nb_stored {
     int64_t shape[NB_STORED_MAX_RANK];
     const void *data; /* any alignment; read-only */
     size_t bytes;
+    int exact_inputs; /* a matrix whose products want unrounded inputs (models/declared.h) */
 } nb_stored;
 
 int64_t nb_stored_count(const nb_stored *t); /* elements */

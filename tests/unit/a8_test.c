@@ -175,6 +175,10 @@ static void leaves_plain_weights(void **state)
     w.dtype = NB_DTYPE_F4_E2M1X2;
     assert_int_equal(nb_linear_compute(NB_COMPUTE_A4, &w), NB_COMPUTE_A4);
     assert_int_equal(nb_linear_compute(NB_COMPUTE_BF16, &w), NB_COMPUTE_BF16);
+    w.exact_inputs = 1;
+    assert_int_equal(nb_linear_compute(NB_COMPUTE_A4, &w), NB_COMPUTE_BF16);
+    assert_int_equal(nb_linear_compute(NB_COMPUTE_A8, &w), NB_COMPUTE_BF16);
+    assert_int_equal(nb_linear_compute(NB_COMPUTE_F32, &w), NB_COMPUTE_F32);
 }
 
 int main(void)

@@ -9,7 +9,8 @@
 
 #include <cmocka.h>
 
-#include "models/checkpoint.h"
+#include "models/bind.h"
+#include "models/canonical.h"
 #include "models/declared.h"
 #include "tests/unit/scratch.h"
 
@@ -39,7 +40,7 @@ static void checks_the_header(void **state)
         scratch_write_safetensors(path, cases[i].header,
                                   strstr(cases[i].header, "8,9") ? 9 : 8);
         assert_ok(nb_container_open(path, &f));
-        nb_status status = nb_declared_check(f);
+        nb_status status = nb_declared_read(f);
         assert_int_equal(status, cases[i].part ? NB_E_DATA : NB_OK);
         if (cases[i].part && !strstr(nb_error_message(), cases[i].part))
             fail_msg("%s", nb_error_message());
@@ -69,11 +70,85 @@ static void checks_notes_beside_layers(void **state)
                  "tensor a.weight: declared float8_e5m2, wanted F8_E5M2, found F8_E4M3");
 }
 
+#define NOTE(text) META("{\\\"layers\\\":{\\\"a\\\":{\\\"format\\\":\\\"nvfp4\\\"" text "}}}")
+#define FULL       ",\\\"full_precision_matrix_mult\\\":"
+
+static void hears_who_wants_exact_inputs(void **state)
+{
+    static const struct {
+        const char *header;
+        int is_exact; /* -1: refused */
+    } cases[] = {
+        {"{" NOTE("") CODES "}", 0},          {"{" NOTE(FULL "false") CODES "}", 0},
+        {"{" NOTE(FULL "null") CODES "}", 0}, {"{" NOTE(FULL "true") CODES "}", 1},
+        {"{" NOTE(FULL "1") CODES "}", -1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *path = scratch_path(state, "m.safetensors");
+        nb_checkpoint *c;
+        scratch_write_safetensors(path, cases[i].header, 8);
+        if (cases[i].is_exact < 0) {
+            assert_fails(nb_checkpoint_open(path, &c), NB_E_DATA, "tensor a.weight: ");
+            assert_non_null(strstr(nb_error_message(), "full_precision_matrix_mult: wanted"));
+            continue;
+        }
+        assert_ok(nb_checkpoint_open(path, &c));
+        assert_int_equal(nb_checkpoint_find(c, "a.weight")->exact_inputs, cases[i].is_exact);
+        nb_checkpoint_close(c);
+    }
+}
+
+/* The wish of a fused matrix is that of its parts, and of nobody else; it reaches the weight
+ * that is multiplied by. */
+static void carries_the_wish_to_the_weight(void **state)
+{
+    static const char note[] =
+        "{\"format\":\"float8_e4m3fn\",\"full_precision_matrix_mult\":true}";
+    static const uint8_t codes[48] = {0x38};
+    const nb_stored qkv = {.name = "double_blocks.0.img_attn.qkv.weight",
+                           .dtype = NB_DTYPE_F8_E4M3,
+                           .rank = 2,
+                           .shape = {12, 4},
+                           .data = codes,
+                           .bytes = sizeof codes};
+    const nb_stored wish = {.name = "double_blocks.0.img_attn.qkv.comfy_quant",
+                            .dtype = NB_DTYPE_U8,
+                            .rank = 1,
+                            .shape = {sizeof note - 1},
+                            .data = note,
+                            .bytes = sizeof note - 1};
+    nb_stored t[] = {qkv, wish, qkv};
+    t[2].name = "double_blocks.0.txt_attn.qkv.weight";
+    const char *path = scratch_path(state, "m.safetensors");
+    nb_checkpoint *c;
+    nb_device *device;
+    nb_binder b = {0};
+    assert_ok(nb_safetensors_write(path, t, 3, NULL));
+    assert_ok(nb_canonical_open(path, &c));
+    assert_ok(nb_device_open_cpu(0, &device));
+    assert_ok(nb_arena_create(&b.arena));
+    b.checkpoint = c;
+    b.device = device;
+    nb_layer k = nb_bind_layer(&b, 4, 4, 0, "transformer_blocks.0.attn.to_k");
+    nb_layer other = nb_bind_layer(&b, 4, 4, 0, "transformer_blocks.0.attn.add_k_proj");
+    assert_ok(b.status);
+    assert_true(k.w.exact_inputs && !other.w.exact_inputs);
+    assert_int_equal(nb_linear_compute(NB_COMPUTE_A8, &k.w), NB_COMPUTE_BF16);
+    assert_int_equal(nb_linear_compute(NB_COMPUTE_A8, &other.w), NB_COMPUTE_A8);
+    nb_arena_destroy(b.arena);
+    nb_device_close(device);
+    nb_checkpoint_close(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(checks_the_header, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(checks_notes_beside_layers, scratch_setup,
+                                        scratch_teardown),
+        cmocka_unit_test_setup_teardown(hears_who_wants_exact_inputs, scratch_setup,
+                                        scratch_teardown),
+        cmocka_unit_test_setup_teardown(carries_the_wish_to_the_weight, scratch_setup,
                                         scratch_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
