@@ -96,6 +96,11 @@ static const nb_option image_options[] = {
      .offset = AT(n_single),
      .fallback = "38",
      .help = "single blocks, likewise"},
+    {.name = "profile",
+     .type = NB_OPTION_FLAG,
+     .offset = AT(profile),
+     .help = "tell where the time of each part goes, by operations, and what\n"
+             "is the least that each could take"},
     {.name = "keep",
      .type = NB_OPTION_STRING,
      .value = "DIR",
@@ -149,6 +154,7 @@ const nb_command nb_command_bench = {
                 "nibble bench image --arch flux-dev --size 1024x1024 --steps 2 -r 1\n"
                 "# a quick look: one block of each kind, nothing but the step\n"
                 "nibble bench image --parts step --double 1 --single 1\n"
+                "nibble bench image --profile -r 1\n"
                 "# keep the files for other programs, or for the next time\n"
                 "nibble bench image --keep ~/models/synthetic-nvfp4 --format json\n"
                 "nibble bench gemm --weights nvfp4 --compute f32\n"

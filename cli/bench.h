@@ -26,6 +26,7 @@ struct bench_options {
     int format;                                      /* nb_bench_format */
     int64_t steps, tokens, n_double, n_single, runs; /* 0: what is usual */
     const char *parts, *keep;
+    int profile;
 };
 
 /* The words of --weights behind the first, in its order. */

@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 
 #include "cli/bench.h"
+#include "cli/bench_profile.h"
 #include "kernels/base/file.h"
 #include "kernels/base/folder.h"
 #include "models/cost.h"
@@ -41,6 +42,7 @@ struct image_bench {
     const char *folder;
     nb_stream *s; /* of the run under way */
     nb_bench_roofs roofs;
+    nb_bench_profile *profile;    /* NULL: not asked for */
     nb_bench_times *times;        /* [ROW_COUNT] */
     nb_bench_time now[ROW_COUNT]; /* sums of the run under way; a step counts by itself */
     nb_bench_time stage_began, step_began;
@@ -100,6 +102,11 @@ static row row_of(nb_stage stage)
     return rows[stage];
 }
 
+static void take_profile(struct image_bench *b, int part, nb_bench_time spent)
+{
+    if (b->profile) nb_bench_profile_take(b->profile, part, spent);
+}
+
 static void take_progress(void *arg, nb_stage stage, int picture, int step, int of,
                           double seconds)
 {
@@ -110,9 +117,12 @@ static void take_progress(void *arg, nb_stage stage, int picture, int step, int 
         nb_bench_time spent = nb_bench_since(b->stage_began);
         if (stage == NB_STAGE_DENOISE) nb_bench_add(&b->times[ROW_STEP], spent);
         add_time(&b->now[row_of(stage)], spent);
+        take_profile(b, (int)row_of(stage), spent);
         nb_console_say(b->console, NB_LOG_DEBUG, "%s %d/%d: %.3f s", nb_stage_name(stage), step,
                        of, spent.wall);
         look_at_memory(b);
+    } else {
+        take_profile(b, -1, (nb_bench_time){0});
     }
     b->stage_began = nb_bench_now();
 }
@@ -165,6 +175,7 @@ static nb_status draw(struct image_bench *b, const nb_device *device)
     memset(b->now, 0, sizeof b->now);
     NB_TRY(nb_pipeline_open(b->folder, device, &pipeline));
     b->now[ROW_START] = nb_bench_since(begin);
+    take_profile(b, ROW_START, b->now[ROW_START]);
     nb_status status = nb_txt2img(pipeline, b->s, &request, &callbacks, &b->result);
     b->now[ROW_WHOLE] = nb_bench_since(begin);
     if (!status) take_costs(b, nb_pipeline_get_info(pipeline));
@@ -295,26 +306,35 @@ static void make_note(const struct image_bench *b, char *note, size_t bytes)
     int n = snprintf(
         note, bytes,
         "%s %" PRId64 "x%" PRId64 ", %d steps, %" PRId64 " text tokens, %s weights (text %s), "
-        "%d run%s; s: median, +-: half of the range, cpu s: of all processors.\n"
+        "%d run%s; s: %s, cpu s: of all processors.\n"
         "Peak memory %.2f GB: at most %.2f GB of weights mapped at once, %.2f GB of "
         "activations.",
         b->spec.guidance ? "flux-dev" : "flux-schnell", r->request.width, r->request.height,
         r->request.steps, r->text_tokens, nb_bench_format_name(b->spec.weights),
         nb_bench_format_name(b->spec.text_weights), b->times[ROW_WHOLE].n,
-        b->times[ROW_WHOLE].n == 1 ? "" : "s", 1e-9 * (double)b->resident_peak,
+        b->times[ROW_WHOLE].n == 1 ? "" : "s",
+        b->profile ? "mean" : "median, +-: half of the range", 1e-9 * (double)b->resident_peak,
         1e-9 * (double)b->mapped_peak, 1e-9 * (double)r->peak_bytes);
     if (is_cut(b) && (size_t)n < bytes)
+        n += snprintf(
+            note + n, bytes - (size_t)n,
+            "\nThe transformer has %" PRId64 " double and %" PRId64
+            " single blocks of 19 and 38%s.",
+            b->spec.n_double, b->spec.n_single,
+            b->profile
+                ? ""
+                : "; \"all blocks s\" is computed from that by the number of operations");
+    if (b->profile && (size_t)n < bytes)
         n += snprintf(note + n, bytes - (size_t)n,
-                      "\nThe transformer has %" PRId64 " double and %" PRId64
-                      " single blocks of 19 and 38; \"all blocks s\" is computed from that "
-                      "by the number of operations.",
-                      b->spec.n_double, b->spec.n_single);
+                      "\nfloor: what the operations take at the peak of registers, or their "
+                      "bytes at the rate of reading memory, call by call whichever is longer; "
+                      "data that lies in a cache can be faster. none: in no operation.");
     if (is_shown(b, ROW_WHOLE) && !is_cut(b) && (size_t)n < bytes)
         snprintf(note + n, bytes - (size_t)n, "\n%.4f pictures a second.",
                  1 / nb_bench_stats_of(&b->times[ROW_WHOLE]).median);
 }
 
-static nb_status print(const struct image_bench *b)
+static nb_status add_parts(const struct image_bench *b, nb_bench_report *report)
 {
     static const nb_bench_column columns[] = {
         {"part", "part", 0},
@@ -327,16 +347,36 @@ static nb_status print(const struct image_bench *b)
         {"roof", "peak of", 0},
         {"computed_full", "all blocks s", 3},
     };
+    report->columns = columns;
+    report->n_columns = (int)NB_COUNT(columns);
+    for (int i = 0; i < ROW_COUNT; i++)
+        if (is_shown(b, (row)i)) NB_TRY(add_row(b, (row)i, report));
+    return NB_OK;
+}
+
+/* Where the time of each part goes, instead of how long each takes. */
+static nb_status add_operations(const struct image_bench *b, nb_bench_report *report)
+{
+    int runs = b->times[ROW_WHOLE].n;
+    report->columns = nb_bench_profile_columns;
+    report->n_columns = nb_bench_profile_n_columns;
+    for (int i = 0; i < ROW_PNG; i++)
+        if (is_shown(b, (row)i))
+            NB_TRY(nb_bench_profile_add_rows(
+                b->profile, i, row_names[i],
+                i == ROW_STEP ? runs * b->result.request.steps : runs, report->rows));
+    return NB_OK;
+}
+
+static nb_status print(const struct image_bench *b)
+{
     nb_bench_report report;
-    char note[1024];
+    char note[1280];
     NB_TRY(nb_bench_report_init(&report, b->s, &b->roofs));
     make_note(b, note, sizeof note);
     report.note = note;
-    report.columns = columns;
-    report.n_columns = (int)NB_COUNT(columns);
     nb_status status = describe(b, &report);
-    for (int i = 0; i < ROW_COUNT && !status; i++)
-        if (is_shown(b, (row)i)) status = add_row(b, (row)i, &report);
+    if (!status) status = b->profile ? add_operations(b, &report) : add_parts(b, &report);
     if (!status) status = nb_bench_print(&report, (nb_bench_format)b->options->format);
     nb_bench_report_fini(&report);
     return status;
@@ -349,7 +389,10 @@ static nb_status measure_on(struct image_bench *b, const nb_device *device)
     int64_t runs = b->options->runs ? b->options->runs : DEFAULT_RUNS;
     unsigned which =
         1u << roof_of(b, ROW_STEP) | 1u << roof_of(b, ROW_T5) | 1u << roof_of(b, ROW_VAE);
+    if (b->options->profile) which = (1u << NB_ROOF_COUNT) - 1u;
     NB_TRY(nb_bench_measure_roofs(b->s, which, &b->roofs));
+    if (b->options->profile)
+        NB_TRY(nb_bench_profile_create(b->s, &b->roofs, ROW_COUNT, &b->profile));
     reset_peak();
     for (int64_t i = 0; i < runs; i++) {
         NB_TRY(draw(b, device));
@@ -372,6 +415,7 @@ static nb_status measure(struct image_bench *b, const char *folder)
         status = nb_stream_create(device, compute, (int)b->options->common.threads,
                                   nb_signals_catch(), &b->s);
         if (!status) status = measure_on(b, device);
+        nb_bench_profile_destroy(b->profile);
         nb_stream_destroy(b->s);
         nb_device_close(device);
     }

@@ -6,11 +6,29 @@
 
 #include <assert.h>
 
+#include "kernels/observe.h"
+
+static void tell_before(const nb_stream *s, const nb_op_call *call)
+{
+    if (s->observer && s->observer->before) s->observer->before(s->observer->arg, call);
+}
+
+static void tell_after(const nb_stream *s, const nb_op_call *call)
+{
+    if (s->observer && s->observer->after) s->observer->after(s->observer->arg, call);
+}
+
 /* Operations that run on a faulted stream would touch tensors that were never allocated. */
-#define RUN(s, slot, args)                                                                     \
+#define RUN_AT(s, op, policy, slot, args)                                                      \
     do {                                                                                       \
-        if ((s)->status == NB_OK) nb_device_ops((s)->device)->slot((s), (args));               \
+        const nb_op_call call = {NB_OP_##op, (policy), (args)};                                \
+        if ((s)->status != NB_OK) break;                                                       \
+        tell_before((s), &call);                                                               \
+        nb_device_ops((s)->device)->slot((s), (args));                                         \
+        tell_after((s), &call);                                                                \
     } while (0)
+
+#define RUN(s, op, slot, args) RUN_AT(s, op, NB_COMPUTE_F32, slot, args)
 
 static int is_absent(nb_tensor t)
 {
@@ -55,6 +73,12 @@ nb_compute nb_linear_compute(nb_compute policy, const nb_weight *w)
     return w->dtype == NB_DTYPE_F4_E2M1X2 ? policy : NB_COMPUTE_A8;
 }
 
+/* What attention and convolutions are computed at: few bits are for linears alone. */
+static nb_compute plain_compute(const nb_stream *s)
+{
+    return s->compute < NB_COMPUTE_BF16 ? s->compute : NB_COMPUTE_BF16;
+}
+
 void nb_linear(nb_stream *s, const nb_linear_args *a)
 {
     int64_t m = a->x.shape[0], n = a->w->n;
@@ -63,8 +87,8 @@ void nb_linear(nb_stream *s, const nb_linear_args *a)
     assert(is_vector(a->bias, n) && is_vector(a->gate, n) && a->act < NB_ACT_COUNT);
     assert(is_absent(a->mul) || is_matrix(a->mul, m, n));
     assert(is_absent(a->residual) || is_matrix(a->residual, m, n));
-    if (m && s->observe && s->status == NB_OK) s->observe(s->observe_arg, a);
-    if (m) RUN(s, linear[nb_linear_compute(s->compute, a->w)], a);
+    nb_compute compute = nb_linear_compute(s->compute, a->w);
+    if (m) RUN_AT(s, LINEAR, compute, linear[compute], a);
 }
 
 void nb_attn(nb_stream *s, const nb_attn_args *a)
@@ -74,7 +98,7 @@ void nb_attn(nb_stream *s, const nb_attn_args *a)
     assert(is_same_shape(a->q, a->out) && is_same_shape(a->k, a->v));
     assert(a->q.shape[2] == a->k.shape[2] && a->q.shape[1] % a->k.shape[1] == 0);
     assert(is_absent(a->rel_bias) || is_matrix(a->rel_bias, a->q.shape[1], sq + sk - 1));
-    if (sq && sk) RUN(s, attn[s->compute], a);
+    if (sq && sk) RUN_AT(s, ATTN, plain_compute(s), attn[s->compute], a);
 }
 
 static void check_norm(const nb_norm_args *a)
@@ -89,14 +113,14 @@ static void check_norm(const nb_norm_args *a)
 void nb_layer_norm(nb_stream *s, const nb_norm_args *a)
 {
     check_norm(a);
-    RUN(s, layer_norm, a);
+    RUN(s, LAYER_NORM, layer_norm, a);
 }
 
 void nb_rms_norm(nb_stream *s, const nb_norm_args *a)
 {
     check_norm(a);
     assert(is_absent(a->bias) && is_absent(a->scale) && is_absent(a->shift));
-    RUN(s, rms_norm, a);
+    RUN(s, RMS_NORM, rms_norm, a);
 }
 
 void nb_group_norm(nb_stream *s, const nb_group_norm_args *a)
@@ -106,7 +130,7 @@ void nb_group_norm(nb_stream *s, const nb_group_norm_args *a)
     assert(is_vector(a->mul, c) && is_vector(a->add, c));
     assert(is_vector(a->weight, c) && is_vector(a->bias, c));
     (void)c;
-    RUN(s, group_norm, a);
+    RUN(s, GROUP_NORM, group_norm, a);
 }
 
 void nb_rope(nb_stream *s, const nb_rope_args *a)
@@ -117,7 +141,7 @@ void nb_rope(nb_stream *s, const nb_rope_args *a)
     assert(is_absent(a->cos) || (is_matrix(a->cos, a->x.shape[0], d / 2) &&
                                  is_matrix(a->sin, a->x.shape[0], d / 2)));
     (void)d;
-    RUN(s, rope, a);
+    RUN(s, ROPE, rope, a);
 }
 
 void nb_conv2d(nb_stream *s, const nb_conv2d_args *a)
@@ -132,7 +156,7 @@ void nb_conv2d(nb_stream *s, const nb_conv2d_args *a)
     assert(is_absent(a->mul) == is_absent(a->add));
     assert(is_absent(a->residual) || is_same_shape(a->residual, a->y));
     (void)c;
-    RUN(s, conv2d[s->compute], a);
+    RUN_AT(s, CONV2D, plain_compute(s), conv2d[s->compute], a);
 }
 
 static void check_layout(nb_tensor picture, nb_tensor rows)
@@ -147,21 +171,21 @@ void nb_chw_to_rows(nb_stream *s, const nb_layout_args *a)
 {
     check_layout(a->x, a->y);
     assert(is_vector(a->mul, a->x.shape[0]) && is_vector(a->add, a->x.shape[0]));
-    RUN(s, chw_to_rows, a);
+    RUN(s, CHW_TO_ROWS, chw_to_rows, a);
 }
 
 void nb_rows_to_chw(nb_stream *s, const nb_layout_args *a)
 {
     check_layout(a->y, a->x);
     assert(is_absent(a->residual) || is_same_shape(a->residual, a->y));
-    RUN(s, rows_to_chw, a);
+    RUN(s, ROWS_TO_CHW, rows_to_chw, a);
 }
 
 void nb_embed(nb_stream *s, const nb_embed_args *a)
 {
     assert(is_f32(a->y, 2) && a->y.shape[1] == a->w->k && is_plain(a->w));
     assert(is_absent(a->add) || is_same_shape(a->add, a->y));
-    RUN(s, embed, a);
+    RUN(s, EMBED, embed, a);
 }
 
 static void check_dense(nb_tensor y, nb_tensor x)
@@ -177,7 +201,7 @@ void nb_axpy(nb_stream *s, nb_tensor y, float a, nb_tensor x)
 {
     nb_elementwise_args args = {.y = y, .x0 = x, .a = a};
     check_dense(y, x);
-    RUN(s, axpy, &args);
+    RUN(s, AXPY, axpy, &args);
 }
 
 void nb_blend(nb_stream *s, nb_tensor y, float a, nb_tensor x0, nb_tensor x1)
@@ -185,14 +209,14 @@ void nb_blend(nb_stream *s, nb_tensor y, float a, nb_tensor x0, nb_tensor x1)
     nb_elementwise_args args = {.y = y, .x0 = x0, .x1 = x1, .a = a};
     check_dense(y, x0);
     check_dense(y, x1);
-    RUN(s, blend, &args);
+    RUN(s, BLEND, blend, &args);
 }
 
 void nb_silu(nb_stream *s, nb_tensor y, nb_tensor x)
 {
     nb_elementwise_args args = {.y = y, .x0 = x};
     check_dense(y, x);
-    RUN(s, silu, &args);
+    RUN(s, SILU, silu, &args);
 }
 
 void nb_add(nb_stream *s, nb_tensor y, nb_tensor x0, nb_tensor x1)
@@ -200,12 +224,12 @@ void nb_add(nb_stream *s, nb_tensor y, nb_tensor x0, nb_tensor x1)
     nb_elementwise_args args = {.y = y, .x0 = x0, .x1 = x1};
     check_dense(y, x0);
     check_dense(y, x1);
-    RUN(s, add, &args);
+    RUN(s, ADD, add, &args);
 }
 
 void nb_copy(nb_stream *s, nb_tensor y, nb_tensor x)
 {
     nb_elementwise_args args = {.y = y, .x0 = x};
     assert(is_same_shape(y, x) && y.rank <= 2);
-    RUN(s, copy, &args);
+    RUN(s, COPY, copy, &args);
 }

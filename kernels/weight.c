@@ -58,6 +58,15 @@ int64_t nb_weight_row_bytes(const nb_weight *w)
     return w->k / nb_dtype_elements(w->dtype) * (int64_t)nb_dtype_bytes(w->dtype);
 }
 
+int64_t nb_weight_bytes(const nb_weight *w)
+{
+    int64_t n_scales = 0;
+    if (w->scale_kind == NB_SCALE_ROW) n_scales = w->n;
+    if (w->scale_kind == NB_SCALE_BLOCK128) n_scales = scale_blocks(w->n) * scale_blocks(w->k);
+    int64_t bytes = w->n * nb_weight_row_bytes(w) + n_scales * (int64_t)sizeof(float);
+    return is_fp4(w) ? bytes + ((w->n * w->k) >> nb_weight_block_bits(w)) : bytes;
+}
+
 nb_weight nb_weight_rows(nb_weight w, int64_t start, int64_t count)
 {
     int64_t n_scales = 0;

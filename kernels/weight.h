@@ -90,6 +90,9 @@ void nb_weight_prefetch(const nb_weight *w);
 /* Bytes of one row of elements. */
 int64_t nb_weight_row_bytes(const nb_weight *w);
 
+/* Bytes of all elements and of the scales beside them; not of column_scales and low_rank. */
+int64_t nb_weight_bytes(const nb_weight *w);
+
 /* block_scale * scale of element [row][k]. */
 float nb_weight_scale_at(const nb_weight *w, int64_t row, int64_t k);
 

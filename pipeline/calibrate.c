@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/linear.h"
+#include "kernels/observe.h"
 
 /* Of one matrix. Sums are doubles: rows of many pictures are added. */
 struct seen {
@@ -57,8 +57,10 @@ static struct seen *add(nb_calibration *c, const char *module, size_t length, in
 
 /* Sees every linear before it runs. A matrix is known by the tensor that its rows lie in: the
  * parts of a fused one share their input, and with it their name. */
-static void observe(void *arg, const nb_linear_args *a)
+static void observe(void *arg, const nb_op_call *call)
 {
+    if (call->op != NB_OP_LINEAR) return;
+    const nb_linear_args *a = call->args;
     nb_calibration *c = arg;
     const char *tensor = nb_pipeline_tensor_at(c->pipeline, a->w->data);
     size_t length = tensor ? module_length(tensor) : 0;
@@ -94,10 +96,10 @@ static nb_status draw(nb_calibration *c, nb_pipeline *p, nb_stream *s,
 {
     const nb_txt2img_callbacks callbacks = {0};
     nb_txt2img_result result;
-    s->observe = observe;
-    s->observe_arg = c;
+    const nb_observer observer = {.before = observe, .arg = c};
+    s->observer = &observer;
     nb_status status = nb_txt2img(p, s, request, &callbacks, &result);
-    s->observe = NULL;
+    s->observer = NULL;
     return status ? status : c->status;
 }
 

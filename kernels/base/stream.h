@@ -31,7 +31,7 @@ typedef enum nb_compute {
 
 const char *nb_compute_name(nb_compute compute); /* "f32" */
 
-struct nb_linear_args;
+struct nb_observer;
 
 typedef struct nb_stream {
     const nb_device *device;
@@ -42,10 +42,7 @@ typedef struct nb_stream {
     const atomic_int *stop; /* NULL, or nonzero asks to stop: E_STOPPED */
     nb_status status;       /* the first fault, sticky */
     char message[512];      /* its sentence: faults may happen in another thread */
-
-    /* Sees each linear before it runs: calibration. NULL: nobody looks. */
-    void (*observe)(void *arg, const struct nb_linear_args *a);
-    void *observe_arg;
+    const struct nb_observer *observer; /* kernels/observe.h; NULL: nobody looks on */
 } nb_stream;
 
 /* threads <= 0: one for each processor. The device and `stop` must outlive the stream. */

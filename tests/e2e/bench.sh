@@ -62,6 +62,31 @@ check test "$(wc -l <"$T/stdout")" = 3
 check test ! -s "$T/stderr"
 check_gone
 
+what="where the time goes"
+run "${tiny[@]}" --profile --json
+expect_status 0
+check test "$(get results.0.part)" = step
+check test "$(get results.0.operation)" = all
+for key in seconds part_percent cpu_seconds cores floor_seconds floor_percent roof; do
+    check test -n "$(get results.0.$key)"
+done
+n=0
+sum=0
+while operation=$(get results.$((n + 1)).operation 2>/dev/null) && [ -n "$operation" ]; do
+    n=$((n + 1))
+    names=${names-}$operation,
+    sum=$(awk -v sum="$sum" -v more="$(get results.$n.seconds)" 'BEGIN { print sum + more }')
+done
+for name in "linear " attention norm rope elementwise none; do
+    check test "${names/$name/}" != "$names"
+done
+check awk -v all="$(get results.0.seconds)" -v sum="$sum" \
+    'BEGIN { exit !(sum > 0.999 * all && sum < 1.001 * all) }'
+run "${tiny[@]}" --profile -q
+expect_status 0
+check grep -qE '^\| step \| attention +\| +1 \|' "$T/stdout"
+check_gone
+
 what="weights that are kept"
 run "${tiny[@]}" --keep "$T/kept" -q
 expect_status 0
