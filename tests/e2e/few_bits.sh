@@ -1,9 +1,8 @@
-#!/ usr / bin / env bash
-#Pictures at-- compute a8 and a4 : how far they are from those of the same weights at f32,     \
-    and that
-#the program says what ran.The demo model, in NVFP4, draws 4 prompts; measured were 54 dB(least
-# 49) at a8 and 39 dB(least 37) at a4.
-#shellcheck source = tests / e2e / lib.sh
+#!/usr/bin/env bash
+# Pictures at --compute a8 and a4: how far they are from those of the same weights at f32, and that
+# the program says what ran. The demo model, in NVFP4, draws 4 prompts; measured were 54 dB (least
+# 49) at a8 and 39 dB (least 37) at a4.
+# shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 prompts=$T/prompts.txt
@@ -11,7 +10,7 @@ printf '%s\n' 'a large red circle on a blue background' 'a small blue star on a 
     'a green square on a yellow background' 'a yellow ring on a black background' >"$prompts"
 demo=$(dirname "$0")/../../models/demo/flux
 
-#at_least POLICY MEAN LEAST
+# at_least POLICY MEAN LEAST
 at_least() {
     what="pictures at $1"
     run eval image -m "$demo" --compute "$1" --prompts "$prompts" --json
@@ -25,8 +24,7 @@ at_least() {
 at_least a8 51 48
 at_least a4 38 35
 
-for policy in a8 a4;
-do
+for policy in a8 a4; do
     what="a picture at $policy"
     run image -m "$demo" -p cat -s 1 --compute $policy -t 1 -v -o "$T/out/1.png"
     expect_status 0
@@ -46,9 +44,9 @@ run image -m "$models/dev" -p cat "${quick[@]}" --compute a8 --no-metadata -o "$
 expect_status 0
 check cmp "$T/out/bf16.png" "$T/out/a8.png"
 
-#comfy's files may ask for unrounded inputs, layer by layer: those are computed as at bf16.
+# comfy's files may ask for unrounded inputs, layer by layer: those are computed as at bf16.
 noted=$T/noted/transformer/diffusion_pytorch_model.safetensors
-#ask LAYERS VALUE : what the notes of layers whose names match say.
+# ask LAYERS VALUE: what the notes of layers whose names match say.
 ask() {
     local bytes header
     bytes=$(od -An -tu8 -N8 "$T/asks_nothing" | tr -d ' ')
@@ -68,20 +66,25 @@ run quantize "$models/dev" -o "$T/noted" --dialect comfy
 expect_status 0
 cp "$noted" "$T/asks_nothing"
 noted_picture bf16 bf16
-for policy in a8 a4;
-do
-what =
-    "layers of comfy's that ask for nothing, $policy" cp "$T/asks_nothing"
-    "$noted" noted_picture $policy $policy check test -
-    z "$(same $policy bf16)" ask '[^"]*' false noted_picture $policy asked check test
-    "$(same $policy asked)" = same what =
-        "layers that ask for unrounded inputs, $policy" ask '[^"]*' true noted_picture $policy
-            asked check test
-    "$(same bf16 asked)" = same what =
-        "one such layer, $policy" ask 'transformer_blocks\.0\.ff\.net\.2' true noted_picture
-            $policy asked check test -
-        z "$(same $policy asked)$(same bf16 asked)" done what =
-            "a wish that is neither true nor false" rm - f "$T" / out/*
+for policy in a8 a4; do
+    what="layers of comfy's that ask for nothing, $policy"
+    cp "$T/asks_nothing" "$noted"
+    noted_picture $policy $policy
+    check test -z "$(same $policy bf16)"
+    ask '[^"]*' false
+    noted_picture $policy asked
+    check test "$(same $policy asked)" = same
+    what="layers that ask for unrounded inputs, $policy"
+    ask '[^"]*' true
+    noted_picture $policy asked
+    check test "$(same bf16 asked)" = same
+    what="one such layer, $policy"
+    ask 'transformer_blocks\.0\.ff\.net\.2' true
+    noted_picture $policy asked
+    check test -z "$(same $policy asked)$(same bf16 asked)"
+done
+what="a wish that is neither true nor false"
+rm -f "$T"/out/*
 ask 'transformer_blocks\.0\.ff\.net\.2' '1'
 refused 65 "transformer_blocks.0.ff.net.2.weight" "full_precision_matrix_mult: wanted" \
     -- image -m "$T/noted" -p cat "${quick[@]}" -o "$T/out/a.png"
