@@ -9,6 +9,7 @@
 
 #include "cli/bench.h"
 #include "cli/bench_profile.h"
+#include "cli/measure.h"
 #include "kernels/base/file.h"
 #include "kernels/base/folder.h"
 #include "models/cost.h"
@@ -428,11 +429,12 @@ static nb_status measure(struct image_bench *b, const char *folder)
 static void tell_written(void *arg, size_t bytes)
 {
     struct image_bench *b = arg;
-    char line[96];
+    char line[96], done[NB_AMOUNT_BYTES], of[NB_AMOUNT_BYTES];
     b->written += bytes;
     if (b->console->quiet || !b->console->terminal) return;
-    snprintf(line, sizeof line, "writing weights, %.1f of %.1f GB", 1e-9 * (double)b->written,
-             1e-9 * (double)b->to_write);
+    snprintf(line, sizeof line, "writing weights, %s of %s",
+             nb_amount_text((double)b->written, "B", done),
+             nb_amount_text((double)b->to_write, "B", of));
     nb_console_bar(b->console, line);
 }
 
@@ -446,18 +448,21 @@ static nb_status check_room(struct image_bench *b, const char *folder)
         b->to_write += bytes;
     }
     if (statvfs(folder, &fs) != 0) return NB_OK; /* writing will tell */
+    char wanted[NB_AMOUNT_BYTES], found[NB_AMOUNT_BYTES];
     double room = (double)fs.f_bavail * (double)fs.f_frsize;
     if (room > 1.02 * (double)b->to_write) return NB_OK;
-    return nb_fail(NB_E_CANTCREATE, "%s: wanted room for %.1f GB of weights, found %.1f GB",
-                   folder, 1e-9 * (double)b->to_write, 1e-9 * room);
+    return nb_fail(NB_E_CANTCREATE, "%s: wanted room for %s of weights, found %s", folder,
+                   nb_amount_text((double)b->to_write, "B", wanted),
+                   nb_amount_text(room, "B", found));
 }
 
 static nb_status fill(struct image_bench *b, const char *folder)
 {
     const nb_synthetic_watch watch = {nb_signals_catch(), tell_written, b};
+    char size[NB_AMOUNT_BYTES];
     NB_TRY(check_room(b, folder));
-    nb_console_say(b->console, NB_LOG_INFO, "writing %.1f GB of weights to %s",
-                   1e-9 * (double)b->to_write, folder);
+    nb_console_say(b->console, NB_LOG_INFO, "writing %s of weights to %s",
+                   nb_amount_text((double)b->to_write, "B", size), folder);
     nb_status status = nb_synthetic_pipeline_write(&b->spec, folder, &watch);
     nb_console_bar(b->console, "");
     return status;

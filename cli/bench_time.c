@@ -3,21 +3,13 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/bench.h"
-
-static double clock_seconds(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "cli/measure.h"
 
 nb_bench_time nb_bench_now(void)
 {
-    return (nb_bench_time){clock_seconds(CLOCK_MONOTONIC),
-                           clock_seconds(CLOCK_PROCESS_CPUTIME_ID)};
+    return (nb_bench_time){nb_seconds(), nb_clock_seconds(CLOCK_PROCESS_CPUTIME_ID)};
 }
 
 nb_bench_time nb_bench_since(nb_bench_time then)
@@ -78,10 +70,10 @@ struct arithmetic {
 static void run_arithmetic(void *arg, int64_t task, int thread)
 {
     const struct arithmetic *a = arg;
-    double begin = clock_seconds(CLOCK_THREAD_CPUTIME_ID);
+    double begin = nb_clock_seconds(CLOCK_THREAD_CPUTIME_ID);
     (void)thread;
     a->loop->run(NULL, a->rounds);
-    a->seconds[task] = clock_seconds(CLOCK_THREAD_CPUTIME_ID) - begin;
+    a->seconds[task] = nb_clock_seconds(CLOCK_THREAD_CPUTIME_ID) - begin;
 }
 
 /* Work a second of so many threads at once. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli/common.h"
+#include "cli/measure.h"
 #include "kernels/base/cpu.h"
 #include "kernels/ops.h"
 #include "tests/check/check.h"
@@ -123,6 +124,7 @@ static const char *text_of(const json_t *json, const char *key)
 
 static void print_description(json_t *json)
 {
+    char total[NB_AMOUNT_BYTES], available[NB_AMOUNT_BYTES];
     const char *key;
     size_t i;
     json_t *value;
@@ -132,9 +134,9 @@ static void print_description(json_t *json)
     json_array_foreach(json_object_get(json, "instruction_sets"), i, value)
         printf("%s %s", i ? "," : "", json_string_value(value));
     if (!json_array_size(json_object_get(json, "instruction_sets"))) printf(" none beyond C");
-    printf("\nmemory            %.1f GB, %.1f GB available\n",
-           1e-9 * (double)memory_figure("MemTotal"),
-           1e-9 * (double)memory_figure("MemAvailable"));
+    printf("\nmemory            %s, %s available\n",
+           nb_amount_text((double)memory_figure("MemTotal"), "B", total),
+           nb_amount_text((double)memory_figure("MemAvailable"), "B", available));
     printf("libraries        ");
     i = 0;
     json_object_foreach(json_object_get(json, "libraries"), key, value)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/common.h"
+#include "cli/measure.h"
 #include "models/inspect.h"
 
 struct info_options {
@@ -32,19 +33,6 @@ static const nb_option options[] = {
      .offset = AT(digest),
      .help = "the digest of each component's weights, as pictures carry it"},
 };
-
-/* 11.9 G, 30.5 k: three figures and a unit of a thousand. */
-static const char *scaled(double value, const char *unit, char text[32])
-{
-    static const char prefixes[] = " kMGT";
-    int i = 0;
-    for (; value >= 999.5 && i < 4; i++) value /= 1000;
-    if (i)
-        snprintf(text, 32, "%.3g %c%s", value, prefixes[i], unit);
-    else
-        snprintf(text, 32, "%.0f%s%s", value, *unit ? " " : "", unit);
-    return text;
-}
 
 static const char *shape_text(const nb_stored *t, char text[160])
 {
@@ -92,8 +80,8 @@ static void print_component(const nb_component *c, const struct info_options *o)
     if (!c->checkpoint) return;
     if (*c->detail) printf("  %-16s %s\n", "", c->detail);
     printf("  %-16s %s parameters, %s in %" PRId64 " tensors, %s\n", "",
-           scaled((double)c->n_parameters, "", parameters),
-           scaled((double)c->bytes, "B", bytes), c->n_tensors, types_text(c, types));
+           nb_amount_text((double)c->n_parameters, "", parameters),
+           nb_amount_text((double)c->bytes, "B", bytes), c->n_tensors, types_text(c, types));
     printf("  %-16s %s%squantization: %s%s%s\n", "", c->layout, *c->layout ? " layout, " : "",
            c->quantization, *c->prefix ? ", names begin with " : "", c->prefix);
     if (o->digest) {
@@ -115,7 +103,8 @@ static void print_inspection(const nb_inspection *in, const struct info_options 
         n_bytes += (int64_t)in->components[i].bytes;
     }
     printf("  %-16s %s parameters, %s\n", "in all",
-           scaled((double)n_parameters, "", parameters), scaled((double)n_bytes, "B", bytes));
+           nb_amount_text((double)n_parameters, "", parameters),
+           nb_amount_text((double)n_bytes, "B", bytes));
 }
 
 static json_t *tensors_json(const nb_component *c)

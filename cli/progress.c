@@ -4,8 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "cli/measure.h"
 
 enum { BAR_COLUMNS = 24 };
 
@@ -18,13 +19,6 @@ struct state {
     int picture, step, of;
     double seconds, per_step, left; /* left: of the stage, over all pictures to come */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static const char *duration(double seconds, char text[32])
 {
@@ -82,7 +76,7 @@ static void write_json(int fd, const struct state *s)
 static void write_plain(nb_progress *p, const struct state *s)
 {
     char text[160];
-    double t = now();
+    double t = nb_seconds();
     if (s->stage != NB_STAGE_DENOISE && s->stage != NB_STAGE_DECODE) return;
     if (s->step == 0 || (s->step < s->of && t - p->line_at < line_every)) return;
     if (s->stage == NB_STAGE_DECODE && s->of == 1) return;
