@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/common.h"
+#include "cli/measure.h"
 #include "cli/prompt.h"
 #include "models/quantize.h"
 #include "pipeline/calibrate.h"
@@ -60,7 +60,9 @@ static const nb_option options[] = {
      .value = "PATTERN",
      .offset = AT(keep),
      .help = "layers that stay as they are, besides those that always do:\n"
-             "names with * and ?; may be given several times"},
+             "names with * and ?; may be given several times. What OUT cannot\n"
+             "hold as it lies (blocks of GGUF, nunchaku's 4 bits, NVFP4 of\n"
+             "comfy beside another dialect's) becomes BF16 instead"},
     {.name = "component",
      .type = NB_OPTION_LIST,
      .value = "NAMES",
@@ -93,31 +95,13 @@ struct progress {
     double begin, said; /* seconds */
 };
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* 23.8 GB */
-static const char *size_text(int64_t bytes, char text[32])
-{
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
-    double value = (double)bytes;
-    int i = 0;
-    for (; value >= 999.5 && i < 4; i++) value /= 1000;
-    snprintf(text, 32, i ? "%.3g %s" : "%.0f %s", value, units[i]);
-    return text;
-}
-
 static void show_progress(void *arg, const nb_quantize_progress *p)
 {
     enum { BAR_COLUMNS = 24 };
     static const double every[2] = {2.0, 0.1}; /* plain lines, a bar */
     struct progress *state = arg;
-    char done[32], of[32], bar[BAR_COLUMNS + 1], line[256];
-    double t = now(), passed = t - state->begin;
+    char done[NB_AMOUNT_BYTES], of[NB_AMOUNT_BYTES], bar[BAR_COLUMNS + 1], line[256];
+    double t = nb_seconds(), passed = t - state->begin;
     if (t - state->said < every[state->console->terminal]) return;
     state->said = t;
     double part = p->of ? (double)p->bytes / (double)p->of : 1;
@@ -125,8 +109,9 @@ static void show_progress(void *arg, const nb_quantize_progress *p)
     int full = (int)(BAR_COLUMNS * part);
     for (int i = 0; i < BAR_COLUMNS; i++) bar[i] = i < full ? '#' : '.';
     bar[BAR_COLUMNS] = 0;
-    snprintf(line, sizeof line, "%s of %s, ETA %.0f s, %.120s", size_text(p->bytes, done),
-             size_text(p->of, of), left, p->tensor);
+    snprintf(line, sizeof line, "%s of %s, ETA %.0f s, %.120s",
+             nb_amount_text((double)p->bytes, "B", done),
+             nb_amount_text((double)p->of, "B", of), left, p->tensor);
     if (!state->console->terminal) {
         nb_console_say(state->console, NB_LOG_INFO, "%s", line);
         return;
@@ -169,27 +154,35 @@ static void free_names(struct names *names)
     for (int i = 0; i < names->n_texts; i++) free(names->text[i]);
 }
 
+static nb_status tell_json(const struct quantize_options *o, const nb_quantize_result *r,
+                           double seconds)
+{
+    char format[32], dialect[32], method[32];
+    return nb_print_json(json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f}", "output", o->output, "format",
+        word_of("format", o->format, format), "dialect",
+        word_of("dialect", o->dialect, dialect), "method", word_of("method", o->method, method),
+        "converted", (json_int_t)r->n_converted, "copied", (json_int_t)r->n_copied,
+        "kept_as_bf16", (json_int_t)r->n_expanded, "bytes_in", (json_int_t)r->bytes_in,
+        "bytes_out", (json_int_t)r->bytes_out, "seconds", seconds));
+}
+
 static nb_status tell(const struct quantize_options *o, const nb_quantize_result *r,
                       double seconds)
 {
-    char format[32], dialect[32], method[32], in[32], out[32];
-    word_of("format", o->format, format);
-    word_of("dialect", o->dialect, dialect);
-    word_of("method", o->method, method);
-    if (o->common.json)
-        return nb_print_json(
-            json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f}", "output", o->output,
-                      "format", format, "dialect", dialect, "method", method, "converted",
-                      (json_int_t)r->n_converted, "copied", (json_int_t)r->n_copied, "bytes_in",
-                      (json_int_t)r->bytes_in, "bytes_out", (json_int_t)r->bytes_out, "seconds",
-                      seconds));
+    char format[32], dialect[32], method[32], in[NB_AMOUNT_BYTES], out[NB_AMOUNT_BYTES];
+    if (o->common.json) return tell_json(o, r, seconds);
     if (o->common.quiet) return NB_OK;
-    printf("%s\n  %s", o->output, format);
-    if (o->format == NB_QUANT_NVFP4) printf(", %s, scales by %s", dialect, method);
+    word_of("dialect", o->dialect, dialect);
+    printf("%s\n  %s", o->output, word_of("format", o->format, format));
+    if (o->format == NB_QUANT_NVFP4)
+        printf(", %s, scales by %s", dialect, word_of("method", o->method, method));
     if (o->format == NB_QUANT_MXFP4 || o->format == NB_QUANT_FP8) printf(", %s", dialect);
-    printf("\n  %" PRId64 " weights converted, %" PRId64 " tensors copied, %s to %s, %.1f s\n",
-           r->n_converted, r->n_copied, size_text(r->bytes_in, in),
-           size_text(r->bytes_out, out), seconds);
+    printf("\n  %" PRId64 " weights converted, ", r->n_converted);
+    if (r->n_expanded) printf("%" PRId64 " kept as BF16, ", r->n_expanded);
+    printf("%" PRId64 " tensors copied, %s to %s, %.1f s\n", r->n_copied,
+           nb_amount_text((double)r->bytes_in, "B", in),
+           nb_amount_text((double)r->bytes_out, "B", out), seconds);
     return NB_OK;
 }
 
@@ -242,7 +235,8 @@ static nb_status quantize(const struct quantize_options *o, const char *input, n
     static const nb_fp4_rule dialects[] = {NB_FP4_MODELOPT, NB_FP4_COMPRESSED_TENSORS,
                                            NB_FP4_COMFY};
     static const nb_fp4_method methods[] = {NB_FP4_MAX, NB_FP4_SWEEP, NB_FP4_FOUR_OVER_SIX};
-    struct progress progress = {.console = o->common.console, .begin = now(), .said = now()};
+    struct progress progress = {
+        .console = o->common.console, .begin = nb_seconds(), .said = nb_seconds()};
     nb_quantize_result result;
     nb_quantize_args args = {
         .input = input,
@@ -261,7 +255,7 @@ static nb_status quantize(const struct quantize_options *o, const char *input, n
     };
     nb_status status = nb_quantize(s, &args, &result);
     nb_console_bar(o->common.console, "");
-    return status ? status : tell(o, &result, now() - progress.begin);
+    return status ? status : tell(o, &result, nb_seconds() - progress.begin);
 }
 
 static nb_status run_on(const struct quantize_options *o, const char *input)
@@ -302,17 +296,21 @@ const nb_command nb_command_quantize = {
     .name = "quantize",
     .summary = "write a checkpoint's weights in four or eight bits, or back",
     .usage = "IN -o OUT",
-    .about = "IN is a .safetensors file (every matrix is converted), a diffusers folder (the\n"
-             "transformer, without the layers that NVIDIA keeps in high precision) or the\n"
-             "folder of an LLM (the linear layers of model.layers). Whatever is not\n"
-             "converted is copied byte for byte. OUT appears when it is complete.\n",
+    .about = "IN is a .safetensors or .gguf file (every matrix is converted), a diffusers\n"
+             "folder (the transformer, without the layers that NVIDIA keeps in high\n"
+             "precision), the folder of a transformer (likewise) or of an LLM (the linear\n"
+             "layers of model.layers). Whatever is not converted is copied byte for byte,\n"
+             "and names stay; nunchaku's become those of diffusers. What stands beside a\n"
+             "weight, scales of its input and low-rank branches, becomes a part of it. OUT\n"
+             "appears when it is complete.\n",
     .examples =
         "nibble quantize ~/models/FLUX.1-dev -o ~/models/FLUX.1-dev-nvfp4\n"
         "# with less loss, and the text encoder too\n"
         "nibble quantize FLUX.1-dev -o flux4 --method sweep --component "
         "transformer,text_encoder_2\n"
         "nibble quantize flux1-dev.safetensors -o flux1-fp4.safetensors --dialect comfy\n"
-        "nibble quantize flux1-fp4.safetensors -o flux1-again.safetensors --format bf16\n",
+        "nibble quantize flux1-fp4.safetensors -o flux1-again.safetensors --format bf16\n"
+        "nibble quantize flux1-dev-Q8_0.gguf -o flux1-fp4.safetensors --method sweep\n",
     .groups = {{"Conversion", options, NB_COUNT(options)}, NB_MESSAGE_GROUP},
     .bytes = sizeof(struct quantize_options),
     .run = run,

@@ -106,6 +106,21 @@ static nb_status check_vector_shape(const nb_stored *t, int64_t n)
     return rank <= 1 && count == n ? NB_OK : wrong_shape(t, 1, &n);
 }
 
+/* --- what is beside a matrix --- */
+
+size_t nb_bind_part(const char *name)
+{
+    static const char *const parts[] = {
+        "weight_scale", "weight_scale_2", "weight_global_scale", "weight_scale_inv",
+        "scale_weight", "input_scale",    "input_global_scale",  "scale_input",
+        "weight_shape", "comfy_quant",    "weight_zero_point"};
+    const char *dot = strrchr(name, '.');
+    if (!dot) return 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strcmp(dot + 1, parts[i]) == 0) return (size_t)(dot - name);
+    return nb_extras_is_name(name) ? (size_t)(dot - name) : 0;
+}
+
 /* --- scales of FP8 --- */
 
 static int is_scale_name(const char *name)
@@ -271,6 +286,26 @@ static nb_status bind_product(nb_binder *b, const nb_stored *t, int64_t n, int64
         NB_TRY(nb_extras_bind(b->checkpoint, t, b->arena, &w));
     *out = w;
     return NB_OK;
+}
+
+static nb_status bind_stored(nb_binder *b, const nb_stored *t, nb_weight *out)
+{
+    int64_t n = t->shape[0], k = t->shape[1];
+    nb_packed p;
+    if (t->dtype == NB_DTYPE_U8) {
+        NB_TRY(nb_packed_find(b->checkpoint, t, 0, &p));
+        n = p.n;
+        k = p.k;
+    }
+    return bind_product(b, t, n, k, out);
+}
+
+nb_weight nb_bind_stored(nb_binder *b, const nb_stored *t)
+{
+    nb_weight w = {0};
+    assert(t->rank == 2);
+    if (!b->status) b->status = bind_stored(b, t, &w);
+    return w;
 }
 
 static nb_weight product_named(nb_binder *b, int64_t n, int64_t k, const char *name)

@@ -30,7 +30,7 @@ typedef struct nb_binder {
     int no_extras; /* layers are convolutions: what is beside a matrix (models/extras.h) is
                       refused */
     int scaled;    /* the binder's own note: 0 not looked yet, 1 has FP8 scales, -1 has none */
-    int looked;    /* likewise: models/plausible.h has been asked */
+    int looked;    /* models/plausible.h has been asked: its own note, or the caller's */
 } nb_binder;
 
 /* A matrix with its optional bias. */
@@ -44,6 +44,15 @@ typedef struct nb_layer {
  * counts as k = c*kh*kw and must have kh = kw), and `NAME.bias` [n] if has_bias. */
 nb_layer nb_bind_layer(nb_binder *b, int64_t n, int64_t k, int has_bias, const char *format,
                        ...) NB_PRINTF(5, 6);
+
+/* The weight of a linear layer that nobody knows the size of: `t` is its X.weight or
+ * X.weight_packed of two dimensions, and its n and k are as the file has them (of padded rows
+ * as many as the bias has). Without LoRA. */
+nb_weight nb_bind_stored(nb_binder *b, const nb_stored *t);
+
+/* Is it the name of something that stands beside a matrix and belongs to its reading, in any
+ * dialect: scales, notes, models/extras.h? Bytes of its X, 0 if not. */
+size_t nb_bind_part(const char *name);
 
 /* The full name of a matrix [n, k] whose rows are looked up: it has no product, and what
  * belongs to one beside it is refused. */

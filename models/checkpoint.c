@@ -278,6 +278,23 @@ void nb_checkpoint_close(nb_checkpoint *c)
     free(c);
 }
 
+nb_status nb_checkpoint_derive(const nb_checkpoint *c, const nb_stored *const *tensors,
+                               int64_t n, nb_arena *storage, nb_checkpoint **out)
+{
+    nb_checkpoint *derived = calloc(1, sizeof *derived);
+    if (!derived) return nb_fail(NB_E_SYSTEM, "%s: out of memory", c->path);
+    derived->path = strdup(c->path);
+    derived->source = strdup(c->source);
+    nb_status status = derived->path && derived->source
+                           ? nb_checkpoint_set_tensors(derived, tensors, n, storage)
+                           : nb_fail(NB_E_SYSTEM, "%s: out of memory", c->path);
+    if (status)
+        nb_checkpoint_close(derived);
+    else
+        *out = derived;
+    return status;
+}
+
 /* --- access --- */
 
 const char *nb_checkpoint_path(const nb_checkpoint *c)

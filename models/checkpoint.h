@@ -37,6 +37,11 @@ const nb_stored *nb_checkpoint_find_matrix(const nb_checkpoint *c, const char *n
 nb_status nb_checkpoint_set_tensors(nb_checkpoint *c, const nb_stored *const *tensors,
                                     int64_t n, nb_arena *storage) NB_MUST_CHECK;
 
+/* Another checkpoint, of these tensors alone: views of the files of `c`, which must live as
+ * long, or of `storage`, which it takes on success. It has no files of its own. */
+nb_status nb_checkpoint_derive(const nb_checkpoint *c, const nb_stored *const *tensors,
+                               int64_t n, nb_arena *storage, nb_checkpoint **out) NB_MUST_CHECK;
+
 /* LoRA files (models/lora.h) that binding adds to its matrices; borrowed, NULL: none. */
 struct nb_loras;
 void nb_checkpoint_set_loras(nb_checkpoint *c, const struct nb_loras *loras);

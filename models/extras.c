@@ -140,15 +140,26 @@ nb_status nb_extras_bind(const nb_checkpoint *c, const nb_stored *matrix, nb_are
     return NB_OK;
 }
 
-nb_status nb_extras_refuse(const nb_checkpoint *c, const nb_stored *matrix)
+/* The name of the first that is there, or NULL. */
+static const char *first_beside(const nb_checkpoint *c, const nb_stored *matrix)
 {
     for (int i = 0; i < N_FAMILIES; i++) {
         const char *const parts[] = {families[i].scales, families[i].down, families[i].up};
         for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
-            if (beside(c, matrix, parts[p]))
-                return nb_fail(NB_E_DATA,
-                               TENSOR_FORMAT "%s belongs beside a linear layer, not here",
-                               matrix->file, matrix->name, parts[p]);
+            if (beside(c, matrix, parts[p])) return parts[p];
     }
-    return NB_OK;
+    return NULL;
+}
+
+int nb_extras_any(const nb_checkpoint *c, const nb_stored *matrix)
+{
+    return first_beside(c, matrix) != NULL;
+}
+
+nb_status nb_extras_refuse(const nb_checkpoint *c, const nb_stored *matrix)
+{
+    const char *part = first_beside(c, matrix);
+    if (!part) return NB_OK;
+    return nb_fail(NB_E_DATA, TENSOR_FORMAT "%s belongs beside a linear layer, not here",
+                   matrix->file, matrix->name, part);
 }

@@ -27,6 +27,9 @@ nb_status nb_extras_bind(const nb_checkpoint *c, const nb_stored *matrix, nb_are
 /* E_DATA if there is anything beside a matrix that is no linear layer's. */
 nb_status nb_extras_refuse(const nb_checkpoint *c, const nb_stored *matrix) NB_MUST_CHECK;
 
+/* Is there any of it beside a matrix? */
+int nb_extras_any(const nb_checkpoint *c, const nb_stored *matrix);
+
 /* Is it the name of one of the tensors above? */
 int nb_extras_is_name(const char *name);
 

@@ -11,8 +11,8 @@
 
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
+#include "models/bind.h"
 #include "models/canonical.h"
-#include "models/extras.h"
 #include "models/lora.h"
 #include "models/packed.h"
 
@@ -101,28 +101,12 @@ int nb_component_owns(const nb_component *component, const nb_stored *t)
 /* What belongs to a quantised matrix and is no parameter of the model. */
 static int is_scale(const char *name)
 {
-    static const char *const suffixes[] = {".weight_scale",
-                                           ".scale_weight",
-                                           ".weight_scale_inv",
-                                           ".weight_scale_2",
-                                           ".input_scale",
-                                           ".scale_input",
-                                           "scaled_fp8",
-                                           ".weight_global_scale",
-                                           ".input_global_scale",
-                                           ".comfy_quant",
-                                           ".weight_shape",
-                                           ".wscales",
-                                           ".wzeros",
-                                           ".wtscale",
-                                           ".wcscales",
-                                           ".smooth",
-                                           ".smooth_orig",
-                                           ".lora_down",
-                                           ".lora_up"};
+    static const char *const suffixes[] = {"scaled_fp8",   ".wscales",   ".wzeros",
+                                           ".wtscale",     ".wcscales",  ".smooth",
+                                           ".smooth_orig", ".lora_down", ".lora_up"};
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (nb_name_ends_with(name, suffixes[i])) return 1;
-    return nb_extras_is_name(name);
+    return nb_bind_part(name) != 0;
 }
 
 /* --- quantised layers --- */

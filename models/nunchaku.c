@@ -57,6 +57,8 @@ struct view {
     nb_nunchaku_view to;
     int64_t width;
     int n_double, n_single, has_branches;
+    int is_outline;   /* matrices are only announced */
+    const char *only; /* modules that are made, and nothing else; NULL: all of them */
 };
 
 /* --- names --- */
@@ -86,26 +88,57 @@ int nb_nunchaku_is_one(const nb_checkpoint *c)
 
 /* --- blocks --- */
 
-static nb_status add_module(struct view *v, const char *block, const struct module *module)
+static int is_wanted(const struct view *v, const char *module)
+{
+    size_t n = v->only ? strlen(v->only) : 0;
+    return !n || (strncmp(module, v->only, n) == 0 && (!module[n] || module[n] == '.'));
+}
+
+/* Module `like` [n, k] and its bias, without data. */
+static nb_status announce(struct view *v, const nb_stored *like, int64_t n, int64_t k,
+                          const char *module)
+{
+    char name[NAME_BYTES + 16];
+    snprintf(name, sizeof name, "%s.weight", module);
+    NB_TRY(nb_nunchaku_add(&v->to, like, name, NB_DTYPE_F32, 2, (const int64_t[]){n, k}, NULL));
+    snprintf(name, sizeof name, "%s.bias", module);
+    return nb_nunchaku_add(&v->to, like, name, NB_DTYPE_F32, 1, &n, NULL);
+}
+
+static nb_status find_layers(const struct view *v, const char *block,
+                             const struct module *module, nb_nunchaku_matrix *m)
 {
     const nb_checkpoint *c = v->to.checkpoint;
     char name[NAME_BYTES];
-    nb_nunchaku_matrix m = {.n_layers = module->second ? 2 : 1};
-    int64_t rows = module->rows * v->width, n_parts = 0;
+    int64_t rows = module->rows * v->width;
+    m->n_layers = module->second ? 2 : 1;
     snprintf(name, sizeof name, "%s.%s", block, module->from);
     NB_TRY(nb_nunchaku_find_layer(c, name, rows, module->columns * v->width, module->gelu,
-                                  v->has_branches, &m.layers[0]));
+                                  v->has_branches, &m->layers[0]));
     if (module->second) {
         snprintf(name, sizeof name, "%s.%s", block, module->second);
         NB_TRY(nb_nunchaku_find_layer(c, name, rows, module->second_columns * v->width,
-                                      module->second_gelu, v->has_branches, &m.layers[1]));
+                                      module->second_gelu, v->has_branches, &m->layers[1]));
     }
-    for (int s = 0; s < m.n_layers; s++) m.k += m.layers[s].k;
+    for (int s = 0; s < m->n_layers; s++) m->k += m->layers[s].k;
+    return NB_OK;
+}
+
+static nb_status add_module(struct view *v, const char *block, const struct module *module)
+{
+    char name[NAME_BYTES];
+    nb_nunchaku_matrix m = {.n_layers = 0};
+    int64_t n_parts = 0;
     while (n_parts < MAX_PARTS && module->to[n_parts]) n_parts++;
-    m.n = rows / n_parts;
+    m.n = module->rows * v->width / n_parts;
     for (int64_t i = 0; i < n_parts; i++, m.first += m.n) {
         snprintf(name, sizeof name, "%s.%s", block, module->to[i]);
-        NB_TRY(nb_nunchaku_add_matrix(&v->to, &m, name));
+        if (!is_wanted(v, name)) continue;
+        if (!m.n_layers) NB_TRY(find_layers(v, block, module, &m));
+        if (v->is_outline)
+            NB_TRY(announce(v, m.layers->codes, m.n, m.k, name));
+        else
+            NB_TRY(nb_nunchaku_add_matrix(&v->to, &m, name));
     }
     return NB_OK;
 }
@@ -114,13 +147,14 @@ static nb_status add_module(struct view *v, const char *block, const struct modu
 static nb_status add_modulation(struct view *v, const char *block, const char *module,
                                 int chunks)
 {
-    nb_nunchaku_modulation modulation;
+    nb_nunchaku_modulation m;
     char name[NAME_BYTES], plain[NAME_BYTES + 16];
     snprintf(name, sizeof name, "%s.%s", block, module);
     snprintf(plain, sizeof plain, "%s.weight", name);
-    if (nb_checkpoint_find(v->to.checkpoint, plain)) return NB_OK;
-    NB_TRY(nb_nunchaku_find_modulation(v->to.checkpoint, name, chunks, v->width, &modulation));
-    return nb_nunchaku_add_modulation(&v->to, &modulation, name);
+    if (!is_wanted(v, name) || nb_checkpoint_find(v->to.checkpoint, plain)) return NB_OK;
+    NB_TRY(nb_nunchaku_find_modulation(v->to.checkpoint, name, chunks, v->width, &m));
+    if (v->is_outline) return announce(v, m.codes, m.n, m.k, name);
+    return nb_nunchaku_add_modulation(&v->to, &m, name);
 }
 
 static nb_status add_blocks(struct view *v)
@@ -169,7 +203,7 @@ static nb_status add_other(struct view *v, const nb_stored *t)
     if (rest && number >= v->n_double) v->n_double = number + 1;
     if (!rest && (rest = in_block(t->name, SINGLE, &number)) && number >= v->n_single)
         v->n_single = number + 1;
-    if (rest && is_part(v, t->name)) return NB_OK;
+    if (v->only || (rest && is_part(v, t->name))) return NB_OK;
     if (!rest || !is_head_norm(rest)) {
         v->to.tensors[v->to.n++] = t;
         return NB_OK;
@@ -186,7 +220,8 @@ nb_status nb_nunchaku_config(const nb_checkpoint *c, json_t **out)
     for (int i = 0; i < nb_checkpoint_n_files(c) && !*out; i++) {
         const nb_container *file = nb_checkpoint_file(c, i);
         const char *text = nb_container_metadata(file, "config");
-        if (text && nb_container_metadata(file, "quantization_config"))
+        if (text && (nb_container_metadata(file, "quantization_config") ||
+                     nb_container_metadata(file, "model_class")))
             NB_TRY(nb_json_parse(nb_container_path(file), text, strlen(text), out));
     }
     if (*out && !json_is_object(*out)) {
@@ -275,4 +310,27 @@ nb_status nb_nunchaku_rename(nb_checkpoint *c)
     if (status) nb_arena_destroy(v.to.storage);
     free(v.to.tensors);
     return status;
+}
+
+static nb_status derive(struct view *v, nb_checkpoint **out)
+{
+    nb_status status = fill_view(v);
+    if (!status)
+        status =
+            nb_checkpoint_derive(v->to.checkpoint, v->to.tensors, v->to.n, v->to.storage, out);
+    if (status) nb_arena_destroy(v->to.storage);
+    free(v->to.tensors);
+    return status;
+}
+
+nb_status nb_nunchaku_outline(const nb_checkpoint *c, nb_checkpoint **out)
+{
+    struct view v = {.to = {.checkpoint = c}, .is_outline = 1};
+    return derive(&v, out);
+}
+
+nb_status nb_nunchaku_make(const nb_checkpoint *c, const char *module, nb_checkpoint **out)
+{
+    struct view v = {.to = {.checkpoint = c}, .only = module};
+    return derive(&v, out);
 }

@@ -43,8 +43,18 @@ int nb_nunchaku_is_one(const nb_checkpoint *c);
  * for, or not finite. */
 nb_status nb_nunchaku_rename(nb_checkpoint *c) NB_MUST_CHECK;
 
+/* For those who need one matrix at a time. Other checkpoints, which borrow c's files; c is one
+ * that was opened and not renamed.
+ * outline: as nb_nunchaku_rename makes it, but what would be put in order is only announced, as
+ * X.weight F32 [n, k] and X.bias F32 [n] with data NULL.
+ * make: of that the tensors of module X alone, or of all whose names begin with "X.". */
+nb_status nb_nunchaku_outline(const nb_checkpoint *c, nb_checkpoint **out) NB_MUST_CHECK;
+nb_status nb_nunchaku_make(const nb_checkpoint *c, const char *module,
+                           nb_checkpoint **out) NB_MUST_CHECK;
+
 /* The `config` of a file's header, to be decref'ed, or NULL if no file has one beside a
- * `quantization_config`. E_DATA. */
+ * `quantization_config` or a `model_class`, which are nunchaku's words and those of files made
+ * from them. E_DATA. */
 nb_status nb_nunchaku_config(const nb_checkpoint *c, json_t **out) NB_MUST_CHECK;
 
 #endif

@@ -1,13 +1,12 @@
 /*
  * What nibble quantize reads from: a weight matrix of a checkpoint in whatever form the file
- * has it - plain floats, FP8 with its scales, NVFP4 or MXFP4 of any of the writers.
+ * has it, and its effective weight, in F32, of which all that stands beside it is a part:
  *
- *     X.weight F32, F16, BF16                                plain
- *     X.weight F8 and its scale (models/bind.h)              FP8
- *     X.weight U8, weight_scale F8_E4M3, weight_scale_2      NVFP4 of modelopt; of comfy, if
- *                                                            the file says so or the shape
- *     X.weight_packed, weight_scale F8_E4M3, weight_global_scale   NVFP4 of compressed-tensors
- *     X.weight or X.weight_packed, weight_scale U8           MXFP4
+ *     x W'ᵀ = (x * column_scales) Wᵀ + (x downᵀ) upᵀ    for all x, so
+ *     W'[n][k] = W[n][k] * column_scales[k] + sum over r of up[n][r] * down[r][k]
+ *
+ * Which forms there are is models/bind.h's to know, and models/nunchaku.h's of the files that
+ * need to be put in order, of which an outline is what is given in here.
  */
 #ifndef NB_MODELS_QUANT_SOURCE_H
 #define NB_MODELS_QUANT_SOURCE_H
@@ -18,23 +17,22 @@
 
 enum { NB_MODULE_BYTES = 224 };
 
-typedef enum nb_source_kind {
-    NB_SOURCE_PLAIN,
-    NB_SOURCE_FP8,
-    NB_SOURCE_NVFP4,
-    NB_SOURCE_MXFP4,
-    NB_SOURCE_BLOCKS /* GGUF */
-} nb_source_kind;
+/* How a matrix lies, as far as it matters to whoever writes it again. */
+typedef enum nb_source_form {
+    NB_SOURCE_PLAIN,    /* floats, nothing beside them */
+    NB_SOURCE_STORED,   /* quantised, or with something beside it */
+    NB_SOURCE_TILED,    /* the same, NVFP4 as comfy has it */
+    NB_SOURCE_UNTILED,  /* NVFP4 under the same names, not as comfy has it */
+    NB_SOURCE_FOREIGN,  /* what no safetensors file holds so: blocks of GGUF */
+    NB_SOURCE_ANNOUNCED /* a module of nunchaku's files that is not made yet; has a bias */
+} nb_source_form;
 
 typedef struct nb_quant_source {
     char module[NB_MODULE_BYTES]; /* X */
-    const nb_stored *tensor;      /* its weight */
-    nb_source_kind kind;
+    const nb_checkpoint *c;       /* that it is in */
+    const nb_stored *tensor;      /* X.weight or X.weight_packed */
+    nb_source_form form;
     int64_t n, k;
-    nb_weight w;             /* plain, FP8 and blocks: as it lies */
-    const nb_stored *scales; /* the others */
-    float tensor_scale;
-    int is_reciprocal, is_comfy;
 } nb_quant_source;
 
 /* Is `t` the weight of a matrix? Then `module` is filled in. */
@@ -43,13 +41,20 @@ int nb_quant_module_of(const nb_stored *t, char module[NB_MODULE_BYTES]);
 /* Is `t` one of the scales and notes beside a quantised weight? Likewise. */
 int nb_quant_is_part(const nb_stored *t, char module[NB_MODULE_BYTES]);
 
-/* All about the matrix whose weight is `t`. What the binder copies goes into the arena. E_DATA:
- * a scale is missing or does not fit, or the form is one that cannot be read. */
+/* About the matrix whose weight is `t`; looks at names, types and shapes only. E_DATA: a scale
+ * of 4 bits is missing or does not fit. */
 nb_status nb_quant_source_find(const nb_checkpoint *c, const nb_stored *t,
-                               const nb_device *device, nb_arena *arena,
                                nb_quant_source *out) NB_MUST_CHECK;
 
-/* The matrix as operations take it: where it lies, or expanded to F32 in the stream's arena. */
-nb_weight nb_quant_source_weight(nb_stream *s, const nb_quant_source *source);
+/* Is all beside the matrix there, of the right shape and finite? What has only been announced
+ * was looked at before. E_DATA. */
+nb_status nb_quant_source_check(nb_stream *s, const nb_quant_source *source) NB_MUST_CHECK;
+
+/* The effective weight: plain floats where they lie, all else expanded to F32 in the stream's
+ * arena. `files`: where what was announced is made from. *bias is then F32 [n], in the arena
+ * too, and untouched otherwise. */
+nb_status nb_quant_source_weight(nb_stream *s, const nb_checkpoint *files,
+                                 const nb_quant_source *source, nb_weight *out,
+                                 const float **bias) NB_MUST_CHECK;
 
 #endif

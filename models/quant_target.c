@@ -4,8 +4,7 @@
 #include <string.h>
 
 #include "kernels/fp8.h"
-
-enum { TILE_ROWS = 128, TILE_COLUMNS = 4, ROW_MULTIPLE = 16 };
+#include "models/packed.h"
 
 int64_t nb_quant_multiple(nb_quant_format format)
 {
@@ -45,11 +44,12 @@ int nb_quant_parts(const nb_quant_target *t, int64_t n, int64_t k,
     int64_t columns = k / NB_NVFP4_BLOCK;
     switch (t->format) {
     case NB_QUANT_NVFP4:
-        parts[0] = matrix(codes, NB_DTYPE_U8, is_comfy ? round_up(n, ROW_MULTIPLE) : n, k / 2);
+        parts[0] = matrix(codes, NB_DTYPE_U8, is_comfy ? round_up(n, NB_COMFY_ROW_MULTIPLE) : n,
+                          k / 2);
         parts[1] = matrix(".weight_scale", NB_DTYPE_F8_E4M3, n, columns);
         if (is_comfy)
-            parts[1] = matrix(".weight_scale", NB_DTYPE_F8_E4M3, round_up(n, TILE_ROWS),
-                              round_up(columns, TILE_COLUMNS));
+            parts[1] = matrix(".weight_scale", NB_DTYPE_F8_E4M3, round_up(n, NB_TILE_ROWS),
+                              round_up(columns, NB_TILE_COLUMNS));
         parts[2] = number(t, is_ct ? ".weight_global_scale" : ".weight_scale_2");
         return 3;
     case NB_QUANT_MXFP4:
@@ -84,19 +84,13 @@ static const uint8_t *comfy_codes(nb_stream *s, const nb_quant_part *part, const
     return out;
 }
 
-/* Tiles of 128 rows and 4 columns, as the tensor cores' instructions want them. In a tile the
- * order is (row % 32, row / 32, column). */
 static const uint8_t *comfy_scales(nb_stream *s, const nb_quant_part *part,
                                    const uint8_t *scales, int64_t n, int64_t columns)
 {
     uint8_t *out = zeros(s, nb_quant_part_bytes(part));
-    int64_t tiles = part->shape[1] / TILE_COLUMNS;
     for (int64_t r = 0; out && r < n; r++)
-        for (int64_t c = 0; c < columns; c++) {
-            int64_t tile = r / TILE_ROWS * tiles + c / TILE_COLUMNS;
-            out[tile * TILE_ROWS * TILE_COLUMNS + r % 32 * 16 + r % TILE_ROWS / 32 * 4 +
-                c % TILE_COLUMNS] = scales[r * columns + c];
-        }
+        for (int64_t c = 0; c < columns; c++)
+            out[nb_tiled_place(r, c, columns)] = scales[r * columns + c];
     return out;
 }
 

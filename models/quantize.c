@@ -35,8 +35,7 @@ static int is_weight_file(const char *name)
 
 struct component {
     nb_quantize_job *job;
-    const nb_checkpoint *c;
-    nb_quantize_scope scope;
+    const nb_quantize_input *in;
     const char *folder; /* to write to */
     json_t *map;        /* weight_map */
     int64_t total_bytes;
@@ -66,6 +65,12 @@ static int is_indexed(const nb_checkpoint *c)
            strstr(nb_container_path(nb_checkpoint_file(c, 0)), "-of-") != NULL;
 }
 
+/* They describe what was read, not what is written. */
+static int is_of_quantization(const char *name)
+{
+    return strcmp(name, "hf_quant_config.json") == 0 || strcmp(name, "comfy_config.json") == 0;
+}
+
 static nb_status take_entry(void *arg, const char *path, const char *name)
 {
     struct component *k = arg;
@@ -73,51 +78,43 @@ static nb_status take_entry(void *arg, const char *path, const char *name)
     char *to = nb_path_join(k->folder, name);
     if (!to) return short_of_memory(path);
     if (strcmp(name, "config.json") == 0)
-        status = nb_quantize_config(k->job, k->c, k->scope, path, k->folder);
-    else if (nb_name_ends_with(name, INDEX_SUFFIX) && is_indexed(k->c))
+        status = nb_quantize_config(k->job, k->in, path, k->folder);
+    else if (nb_name_ends_with(name, INDEX_SUFFIX) && is_indexed(k->in->files))
         status = write_index(k, path, to);
     else if (nb_file_is_directory(path))
         status = nb_folder_copy(path, to);
-    else if (!is_weight_file(name) && strcmp(name, "hf_quant_config.json") != 0)
+    else if (!is_weight_file(name) && !is_of_quantization(name))
         status = nb_file_copy(path, to);
     free(to);
     return status;
 }
 
 /* The checkpoint in folder `from` and all that lies beside it, to folder `to`. */
-static nb_status quantize_component(nb_quantize_job *job, const nb_checkpoint *c,
+static nb_status quantize_component(nb_quantize_job *job, const nb_quantize_input *in,
                                     const char *from, const char *to)
 {
-    struct component k = {.job = job, .c = c, .scope = nb_quantize_scope_of(c), .folder = to};
+    struct component k = {.job = job, .in = in, .folder = to};
     k.map = json_object();
     if (!k.map) return short_of_memory(to);
     job->shares = job->args->target.dialect == NB_FP4_MODELOPT;
     nb_status status = nb_folder_make(to);
-    if (!status) status = nb_quantize_shards(job, c, k.scope, to, k.map, &k.total_bytes);
+    if (!status) status = nb_quantize_shards(job, in, to, k.map, &k.total_bytes);
     if (!status) status = nb_folder_each(from, take_entry, &k);
     json_decref(k.map);
     return status;
 }
 
-static int64_t bytes_of_tensors(const nb_checkpoint *c)
-{
-    int64_t bytes = 0;
-    for (int64_t i = 0; i < nb_checkpoint_n_tensors(c); i++)
-        bytes += (int64_t)nb_checkpoint_tensor(c, i)->bytes;
-    return bytes;
-}
-
 /* A folder with a checkpoint: to a folder, or to a file. */
-static nb_status quantize_alone(nb_quantize_job *job, const nb_checkpoint *c, const char *from,
-                                const char *to)
+static nb_status quantize_alone(nb_quantize_job *job, const nb_quantize_input *in,
+                                const char *from, const char *to)
 {
     nb_folder_writer *folder;
     if (nb_name_ends_with(to, FILE_SUFFIX)) {
         job->shares = job->args->target.dialect == NB_FP4_MODELOPT;
-        return nb_quantize_file(job, c, nb_quantize_scope_of(c), to);
+        return nb_quantize_file(job, in, to);
     }
     NB_TRY(nb_folder_writer_open(to, &folder));
-    nb_status status = quantize_component(job, c, from, nb_folder_writer_path(folder));
+    nb_status status = quantize_component(job, in, from, nb_folder_writer_path(folder));
     if (!status) return nb_folder_writer_commit(folder);
     nb_folder_writer_abort(folder);
     return status;
@@ -132,7 +129,7 @@ struct pipeline {
     const char *from, *to;
     const char *const *names; /* components to be quantised */
     int n_names;
-    nb_checkpoint **checkpoints; /* of each */
+    nb_quantize_input *inputs; /* of each */
 };
 
 static int find_component(const struct pipeline *p, const char *name)
@@ -150,13 +147,13 @@ static nb_status open_components(struct pipeline *p)
         nb_status status = !*p->names[i] || strchr(p->names[i], '/')
                                ? nb_fail(NB_E_USAGE, "\"%.60s\" is no component", p->names[i])
                            : nb_file_is_directory(path)
-                               ? nb_checkpoint_open(path, &p->checkpoints[i])
+                               ? nb_quantize_input_open(path, &p->inputs[i])
                                : nb_fail(NB_E_NOINPUT, "%s: no such component", path);
         free(path);
         NB_TRY(status);
         if (find_component(p, p->names[i]) != i)
             return nb_fail(NB_E_USAGE, "component %.60s is named twice", p->names[i]);
-        p->job->bytes_of += bytes_of_tensors(p->checkpoints[i]);
+        p->job->bytes_of += nb_quantize_input_bytes(&p->inputs[i]);
     }
     return NB_OK;
 }
@@ -169,7 +166,7 @@ static nb_status take_part(void *arg, const char *path, const char *name)
     char *to = nb_path_join(p->to, name);
     if (!to) return short_of_memory(path);
     if (index >= 0)
-        status = quantize_component(p->job, p->checkpoints[index], path, to);
+        status = quantize_component(p->job, &p->inputs[index], path, to);
     else if (nb_file_is_directory(path))
         status = nb_folder_copy(path, to);
     else if (!is_weight_file(name))
@@ -199,11 +196,11 @@ static nb_status quantize_pipeline(nb_quantize_job *job)
     if (nb_name_ends_with(a->output, FILE_SUFFIX))
         return nb_fail(NB_E_USAGE, "%s: a pipeline does not fit into a file; name a folder",
                        a->output);
-    p.checkpoints = calloc((size_t)p.n_names, sizeof *p.checkpoints);
-    if (!p.checkpoints) return short_of_memory(a->input);
+    p.inputs = calloc((size_t)p.n_names, sizeof *p.inputs);
+    if (!p.inputs) return short_of_memory(a->input);
     nb_status status = fill_pipeline(&p, a->output);
-    for (int i = 0; i < p.n_names; i++) nb_checkpoint_close(p.checkpoints[i]);
-    free(p.checkpoints);
+    for (int i = 0; i < p.n_names; i++) nb_quantize_input_close(&p.inputs[i]);
+    free(p.inputs);
     return status;
 }
 
@@ -211,20 +208,22 @@ static nb_status quantize_pipeline(nb_quantize_job *job)
 
 static nb_status quantize_checkpoint(nb_quantize_job *job)
 {
-    const char *in = job->args->input, *out = job->args->output;
-    nb_checkpoint *c;
+    const char *from = job->args->input, *out = job->args->output;
+    nb_quantize_input in;
     if (job->args->n_components)
-        return nb_fail(NB_E_USAGE, "%s: has no components to choose from", in);
-    NB_TRY(nb_checkpoint_open(in, &c));
+        return nb_fail(NB_E_USAGE, "%s: has no components to choose from", from);
+    NB_TRY(nb_quantize_input_open(from, &in));
     nb_status status;
-    job->bytes_of = bytes_of_tensors(c);
-    if (nb_file_is_directory(in))
-        status = quantize_alone(job, c, in, out);
-    else if (nb_file_is_directory(out))
-        status = nb_fail(NB_E_CANTCREATE, "%s: is a folder, and %s a file", out, in);
-    else
-        status = nb_quantize_file(job, c, NB_SCOPE_FILE, out);
-    nb_checkpoint_close(c);
+    job->bytes_of = nb_quantize_input_bytes(&in);
+    if (nb_file_is_directory(from)) {
+        status = quantize_alone(job, &in, from, out);
+    } else if (nb_file_is_directory(out)) {
+        status = nb_fail(NB_E_CANTCREATE, "%s: is a folder, and %s a file", out, from);
+    } else {
+        in.scope = NB_SCOPE_FILE;
+        status = nb_quantize_file(job, &in, out);
+    }
+    nb_quantize_input_close(&in);
     return status;
 }
 

@@ -2,20 +2,24 @@
  * Converting checkpoints: weights to four or eight bits as the vendors' tools write them, or
  * back to floats. The library half of nibble quantize.
  *
- * What comes in                    what is quantised                     what comes out
- * a .safetensors file, an index    every X.weight of two dimensions      one file
- *   of shards                        whose columns fit the format
- * a folder with model_index.json   the components that are named, their  a folder; the other
- *                                    linear layers but keep-lists          components are
- * copied a folder with one checkpoint     the same for this component; of an    a folder with
- * the same LLM: what lies in model.layers.       shards, or one file if but router gates its
- * name says so
+ *     a .safetensors or .gguf file,   every X.weight of two dimensions whose columns fit the
+ *       an index of shards              format, into one file
+ *     a folder with model_index.json  the components that are named, but for keep-lists, into
+ *                                       a folder; the other components are copied
+ *     a folder with one checkpoint    the same of this component (of an LLM: what lies in
+ *                                       model.layers. but router gates), into a folder with
+ *                                       the same shards, or one file if its name says so
  *
  * F32 and BF16 as formats expand what is quantised and leave the rest. Everything that is not
- * converted is copied byte for byte. Files are read through a mapping and written tensor by
- * tensor, so memory holds one matrix at a time. The output appears under its name when it is
- * complete; a run that fails or is killed leaves nothing there, and the next one removes what
- * a killed one left beside it.
+ * converted is copied byte for byte, but for what safetensors cannot hold as it lies or what
+ * would be read wrongly beside the other layers: it becomes BF16. All forms that models/bind.h
+ * and models/canonical.h read are read; what is written again is the effective weight
+ * (models/quant_source.h), without anything beside it. Names stay, but for nunchaku's files
+ * (models/nunchaku.h), which come out under diffusers' names.
+ *
+ * Files are read through a mapping and written tensor by tensor, so memory holds one matrix at
+ * a time. The output appears under its name when it is complete; a run that fails or is killed
+ * leaves nothing there, and the next one removes what a killed one left beside it.
  */
 #ifndef NB_MODELS_QUANTIZE_H
 #define NB_MODELS_QUANTIZE_H
@@ -44,13 +48,15 @@ typedef struct nb_quantize_args {
 } nb_quantize_args;
 
 typedef struct nb_quantize_result {
-    int64_t n_converted, n_copied; /* tensors of the input; scales that were replaced aside */
-    int64_t bytes_in, bytes_out;   /* of tensors */
+    /* Tensors of the input; what was replaced beside them aside. */
+    int64_t n_converted, n_copied;
+    int64_t n_expanded;          /* that were to stay, but to BF16 */
+    int64_t bytes_in, bytes_out; /* of tensors */
 } nb_quantize_result;
 
 /* E_USAGE: arguments that do not go together. E_NOINPUT, E_DATA: the input (a NaN or an
- * infinity in a weight to be quantised is named). E_CANTCREATE: also if the output is a folder
- * with something in it. E_STOPPED: the stream's stop flag. */
+ * infinity in a weight is named; 4 bits that models/plausible.h refuses; a LoRA). E_CANTCREATE:
+ * also if the output is a folder with something in it. E_STOPPED: the stream's stop flag. */
 nb_status nb_quantize(nb_stream *s, const nb_quantize_args *args,
                       nb_quantize_result *result) NB_MUST_CHECK;
 

@@ -16,23 +16,20 @@ static nb_status short_of_memory(const char *path)
 
 /* Modules with a weight matrix that stays as it is, by name. In compressed-tensors' list tables
  * have no place, which are no linear layers. */
-static nb_status list_kept(nb_quantize_job *job, const nb_checkpoint *c,
-                           nb_quantize_scope scope, json_t *list)
+static nb_status list_kept(const nb_quantize_job *job, const nb_quantize_input *in,
+                           json_t *list)
 {
     int tables = job->args->target.dialect == NB_FP4_MODELOPT;
-    for (int64_t i = 0; i < nb_checkpoint_n_tensors(c); i++) {
-        const nb_stored *t = nb_checkpoint_tensor(c, i);
+    for (int64_t i = 0; i < nb_checkpoint_n_tensors(in->c); i++) {
+        const nb_stored *t = nb_checkpoint_tensor(in->c, i);
         char module[NB_MODULE_BYTES];
         nb_quant_source source;
-        int converts;
+        nb_quantize_fate fate;
         if (!nb_quant_module_of(t, module)) continue;
-        nb_arena_mark mark = nb_arena_save(job->s->arena);
-        nb_status status = nb_quantize_decide(job, c, scope, t, &converts, &source);
-        nb_arena_rewind(job->s->arena, mark);
-        NB_TRY(status);
-        if (converts || (!tables && nb_quantize_is_table(module))) continue;
+        NB_TRY(nb_quantize_decide(job, in, t, &fate, &source));
+        if (fate == NB_FATE_CONVERT || (!tables && nb_quantize_is_table(module))) continue;
         if (json_array_append_new(list, json_string(module)) != 0)
-            return short_of_memory(nb_checkpoint_path(c));
+            return short_of_memory(nb_checkpoint_path(in->c));
     }
     return NB_OK;
 }
@@ -139,19 +136,22 @@ static nb_status write_in(const char *folder, const char *name, const json_t *va
 }
 
 /* Puts the block into the configuration; comfy and plain formats have none. */
-static nb_status describe(nb_quantize_job *job, nb_quantize_scope scope, json_t *config,
-                          json_t *kept, const char *folder)
+static nb_status describe(const nb_quantize_job *job, const nb_quantize_input *in,
+                          json_t *config, json_t *kept, const char *folder)
 {
     nb_quant_format format = job->args->target.format;
     nb_fp4_rule dialect = job->args->target.dialect;
     int is_plain = format == NB_QUANT_F32 || format == NB_QUANT_BF16;
     json_object_del(config, "quantization_config");
+    if (in->outline &&
+        json_object_set_new(config, "_class_name", json_string("FluxTransformer2DModel")) != 0)
+        return short_of_memory(folder);
     if (is_plain || dialect == NB_FP4_COMFY) return NB_OK;
     json_t *block = dialect == NB_FP4_MODELOPT ? modelopt_block(format, kept)
                                                : compressed_block(format, kept);
     if (json_object_set_new(config, "quantization_config", block) != 0)
         return short_of_memory(folder);
-    if (dialect != NB_FP4_MODELOPT || scope != NB_SCOPE_LLM) return NB_OK;
+    if (dialect != NB_FP4_MODELOPT || in->scope != NB_SCOPE_LLM) return NB_OK;
     json_t *file = modelopt_file(format, kept);
     nb_status status =
         file ? write_in(folder, "hf_quant_config.json", file) : short_of_memory(folder);
@@ -159,8 +159,8 @@ static nb_status describe(nb_quantize_job *job, nb_quantize_scope scope, json_t 
     return status;
 }
 
-nb_status nb_quantize_config(nb_quantize_job *job, const nb_checkpoint *c,
-                             nb_quantize_scope scope, const char *from, const char *folder)
+nb_status nb_quantize_config(nb_quantize_job *job, const nb_quantize_input *in,
+                             const char *from, const char *folder)
 {
     json_t *config, *kept;
     NB_TRY(nb_json_load_object(from, &config));
@@ -168,8 +168,8 @@ nb_status nb_quantize_config(nb_quantize_job *job, const nb_checkpoint *c,
         json_is_object(config) ? NB_OK : nb_fail(NB_E_DATA, "%s: is not a JSON object", from);
     kept = json_array();
     if (!status && !kept) status = short_of_memory(from);
-    if (!status) status = list_kept(job, c, scope, kept);
-    if (!status) status = describe(job, scope, config, kept, folder);
+    if (!status) status = list_kept(job, in, kept);
+    if (!status) status = describe(job, in, config, kept, folder);
     if (!status) status = write_in(folder, "config.json", config);
     json_decref(kept);
     json_decref(config);

@@ -14,37 +14,12 @@
 
 #include "kernels/base/file.h"
 #include "kernels/base/folder.h"
+#include "kernels/base/log.h"
 #include "models/quantize_job.h"
 
 #define TENSOR_FORMAT "%s: tensor %.300s: "
 
 /* ---- decisions ---- */
-
-static int expands(const nb_quantize_job *job)
-{
-    nb_quant_format format = job->args->target.format;
-    return format == NB_QUANT_F32 || format == NB_QUANT_BF16;
-}
-
-nb_status nb_quantize_decide(nb_quantize_job *job, const nb_checkpoint *c,
-                             nb_quantize_scope scope, const nb_stored *t, int *converts,
-                             nb_quant_source *source)
-{
-    char module[NB_MODULE_BYTES];
-    *converts = 0;
-    if (nb_name_ends_with(t->name, ".qweight"))
-        return nb_fail(NB_E_DATA,
-                       "%s: tensor %.300s: 4 bits in nunchaku's order cannot be converted yet",
-                       t->file, t->name);
-    if (!nb_quant_module_of(t, module)) return NB_OK;
-    /* Whatever is quantised is expanded, whoever chose it. */
-    if (!nb_quantize_chooses(job->args, expands(job) ? NB_SCOPE_FILE : scope, module))
-        return NB_OK;
-    NB_TRY(nb_quant_source_find(c, t, job->s->device, job->s->arena, source));
-    *converts = expands(job) ? source->kind != NB_SOURCE_PLAIN
-                             : source->k % nb_quant_multiple(job->args->target.format) == 0;
-    return NB_OK;
-}
 
 /* The weight of a module, under either of its names. */
 static const nb_stored *weight_of(const nb_checkpoint *c, const char *module)
@@ -57,30 +32,33 @@ static const nb_stored *weight_of(const nb_checkpoint *c, const char *module)
     return nb_checkpoint_find(c, name);
 }
 
-/* Is `t` a scale of a matrix that gets new ones? */
-static nb_status is_replaced(nb_quantize_job *job, const nb_checkpoint *c,
-                             nb_quantize_scope scope, const nb_stored *t, int *out)
+/* Is `t` something beside a matrix that does not stay as it is? */
+static nb_status is_replaced(const nb_quantize_job *job, const nb_quantize_input *in,
+                             const nb_stored *t, int *out)
 {
     char module[NB_MODULE_BYTES];
     nb_quant_source source;
+    nb_quantize_fate fate = NB_FATE_COPY;
     *out = 0;
     if (!nb_quant_is_part(t, module)) return NB_OK;
-    const nb_stored *weight = weight_of(c, module);
-    return weight ? nb_quantize_decide(job, c, scope, weight, out, &source) : NB_OK;
+    const nb_stored *weight = weight_of(in->c, module);
+    if (weight) NB_TRY(nb_quantize_decide(job, in, weight, &fate, &source));
+    *out = fate != NB_FATE_COPY;
+    return NB_OK;
 }
 
 /* ---- the plan of one output file ---- */
 
 struct step {
     const nb_stored *tensor;
-    enum { COPY, CONVERT, DROP } what;
-    int64_t first; /* output */
+    enum { COPY, CONVERT, BLOCKS, DROP } what; /* BLOCKS: of GGUF, in no matrix */
+    nb_quant_target target;                    /* of CONVERT and BLOCKS */
+    int64_t first;                             /* output */
 };
 
 struct plan {
     nb_quantize_job *job;
-    const nb_checkpoint *c;
-    nb_quantize_scope scope;
+    const nb_quantize_input *in;
     nb_arena *arena; /* of names */
     struct step *steps;
     int64_t n_steps;
@@ -92,20 +70,27 @@ struct plan {
 
 static nb_status short_of_memory(const struct plan *p)
 {
-    return nb_fail(NB_E_SYSTEM, "%s: out of memory", nb_checkpoint_path(p->c));
+    return nb_fail(NB_E_SYSTEM, "%s: out of memory", nb_checkpoint_path(p->in->c));
 }
 
-static nb_status add_copy(struct plan *p, struct step *step)
+static void add_copy(struct plan *p, struct step *step)
 {
-    const nb_stored *t = step->tensor;
-    if (nb_dtype_elements(t->dtype) > 1)
-        return nb_fail(NB_E_DATA,
-                       TENSOR_FORMAT "%s cannot be kept: safetensors has no such type", t->file,
-                       t->name, nb_dtype_name(t->dtype));
     step->what = COPY;
     step->first = p->n_outputs;
     p->outputs[p->n_outputs++] = *step->tensor;
-    return NB_OK;
+}
+
+/* Tensors of a block type that are no matrices: there is nothing to choose. */
+static void add_blocks(struct plan *p, struct step *step)
+{
+    nb_stored t = *step->tensor;
+    step->target.format =
+        p->job->args->target.format == NB_QUANT_F32 ? NB_QUANT_F32 : NB_QUANT_BF16;
+    t.dtype = step->target.format == NB_QUANT_F32 ? NB_DTYPE_F32 : NB_DTYPE_BF16;
+    t.bytes = (size_t)nb_stored_count(&t) * nb_dtype_bytes(t.dtype);
+    step->what = BLOCKS;
+    step->first = p->n_outputs;
+    p->outputs[p->n_outputs++] = t;
 }
 
 static nb_status add_part(struct plan *p, const char *module, const nb_quant_part *part)
@@ -122,46 +107,59 @@ static nb_status add_part(struct plan *p, const char *module, const nb_quant_par
     return NB_OK;
 }
 
-static nb_status add_converted(struct plan *p, struct step *step, const nb_quant_source *source)
+static nb_status note_layer(struct plan *p, const char *module, const nb_quant_target *target)
 {
-    static const char *const comfy_formats[NB_QUANT_FORMAT_COUNT] = {
+    static const char *const formats[NB_QUANT_FORMAT_COUNT] = {
         [NB_QUANT_NVFP4] = "nvfp4", [NB_QUANT_FP8] = "float8_e4m3fn"};
-    const nb_quant_target *target = &p->job->args->target;
-    nb_quant_part parts[NB_QUANT_MAX_PARTS];
-    int n = nb_quant_parts(target, source->n, source->k, parts);
-    const char *format = target->dialect == NB_FP4_COMFY ? comfy_formats[target->format] : NULL;
-    step->what = CONVERT;
-    step->first = p->n_outputs;
-    for (int i = 0; i < n; i++) NB_TRY(add_part(p, source->module, &parts[i]));
-    json_object_del(p->layers, source->module);
-    if (format && json_object_set_new(p->layers, source->module,
-                                      json_pack("{s:s}", "format", format)) != 0)
+    const char *format = target->dialect == NB_FP4_COMFY ? formats[target->format] : NULL;
+    json_object_del(p->layers, module);
+    if (format && json_object_set_new(p->layers, module, json_pack("{s:s}", "format", format)))
         return short_of_memory(p);
     return NB_OK;
+}
+
+/* What can be wrong with it is said here, before the output is begun. */
+static nb_status add_converted(struct plan *p, struct step *step, const nb_quant_source *source,
+                               nb_quantize_fate fate)
+{
+    nb_quant_part parts[NB_QUANT_MAX_PARTS];
+    step->target = p->job->args->target;
+    if (fate == NB_FATE_EXPAND) step->target.format = NB_QUANT_BF16;
+    int n = nb_quant_parts(&step->target, source->n, source->k, parts);
+    step->what = CONVERT;
+    step->first = p->n_outputs;
+    NB_TRY(nb_quant_source_check(p->job->s, source));
+    for (int i = 0; i < n; i++) NB_TRY(add_part(p, source->module, &parts[i]));
+    if (source->form == NB_SOURCE_ANNOUNCED) {
+        nb_quant_part bias = {".bias", NB_DTYPE_F32, 1, {source->n, 0}};
+        NB_TRY(add_part(p, source->module, &bias));
+    }
+    return note_layer(p, source->module, &step->target);
 }
 
 static nb_status add_step(struct plan *p, const nb_stored *t)
 {
     struct step *step = &p->steps[p->n_steps++];
     nb_quant_source source;
-    int converts, replaced;
-    nb_arena_mark mark = nb_arena_save(p->job->s->arena);
+    nb_quantize_fate fate;
+    int replaced;
     step->tensor = t;
-    nb_status status = nb_quantize_decide(p->job, p->c, p->scope, t, &converts, &source);
-    if (!status && converts) {
-        status = add_converted(p, step, &source);
-    } else if (!status) {
-        status = is_replaced(p->job, p->c, p->scope, t, &replaced);
+    NB_TRY(nb_quantize_decide(p->job, p->in, t, &fate, &source));
+    if (fate != NB_FATE_COPY) return add_converted(p, step, &source, fate);
+    NB_TRY(is_replaced(p->job, p->in, t, &replaced));
+    if (replaced || !t->data) /* the bias of what was announced is made with it */
         step->what = DROP;
-        if (!status && !replaced) status = add_copy(p, step);
-    }
-    nb_arena_rewind(p->job->s->arena, mark);
-    return status;
+    else if (nb_dtype_elements(t->dtype) > 1)
+        add_blocks(p, step);
+    else
+        add_copy(p, step);
+    return NB_OK;
 }
 
-/* comfy's notes of the input are where those of the output begin. */
+/* comfy's notes of the input are where those of the output begin, if it has any. */
 static nb_status take_layers(struct plan *p, const nb_container *f)
 {
+    if (!nb_quantize_notes_layers(p->job, p->in)) return NB_OK;
     const char *text = nb_container_metadata(f, "_quantization_metadata");
     json_t *notes = text ? json_loads(text, 0, NULL) : NULL;
     json_t *layers = json_object_get(notes, "layers");
@@ -170,38 +168,77 @@ static nb_status take_layers(struct plan *p, const nb_container *f)
     return failed ? short_of_memory(p) : NB_OK;
 }
 
-static nb_status note_layers(struct plan *p, int *n)
+/* The value as text in the arena, under a key of the header. */
+static nb_status note(struct plan *p, int *n, const char *key, const json_t *value)
 {
-    json_t *notes = json_pack("{s:s, s:O}", "format_version", "1.0", "layers", p->layers);
-    char *text = notes ? json_dumps(notes, 0) : NULL;
+    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
     char *copy = text ? nb_arena_alloc(p->arena, strlen(text) + 1) : NULL;
     if (copy) memcpy(copy, text, strlen(text) + 1);
     free(text);
-    json_decref(notes);
     if (!copy) return short_of_memory(p);
-    p->metadata[(*n)++] = "_quantization_metadata";
+    p->metadata[(*n)++] = key;
     p->metadata[(*n)++] = copy;
     return NB_OK;
+}
+
+static nb_status note_layers(struct plan *p, int *n)
+{
+    json_t *notes = json_pack("{s:s, s:O}", "format_version", "1.0", "layers", p->layers);
+    nb_status status = note(p, n, "_quantization_metadata", notes);
+    json_decref(notes);
+    return status;
+}
+
+/* Of nunchaku's notes only the model's config is still so. */
+static nb_status note_config(struct plan *p, int *n)
+{
+    json_t *config;
+    NB_TRY(nb_quantize_input_config(p->in, &config));
+    nb_status status = config ? note(p, n, "config", config) : NB_OK;
+    json_decref(config);
+    p->metadata[(*n)++] = "model_class";
+    p->metadata[(*n)++] = "FluxTransformer2DModel";
+    p->metadata[(*n)++] = "format"; /* diffusers asks for it */
+    p->metadata[(*n)++] = "pt";
+    return status;
 }
 
 /* What the file says about itself, but for comfy's notes, which are made anew. */
 static nb_status plan_metadata(struct plan *p, const nb_container *f)
 {
+    enum { OUR_OWN = 4 };
     int n = 0;
-    size_t keys = 0;
+    size_t keys = OUR_OWN;
     for (const char *k = NULL; (k = nb_container_metadata_next(f, k));) keys++;
-    p->metadata = nb_arena_alloc(p->arena, (2 * keys + 4) * sizeof *p->metadata);
+    p->metadata = nb_arena_alloc(p->arena, (2 * keys + 1) * sizeof *p->metadata);
     if (!p->metadata) return NB_E_SYSTEM;
-    for (const char *k = NULL; (k = nb_container_metadata_next(f, k));) {
+    for (const char *k = NULL; !p->in->outline && (k = nb_container_metadata_next(f, k));) {
         const char *value = nb_container_metadata(f, k);
         if (!value || strcmp(k, "_quantization_metadata") == 0) continue;
         p->metadata[n++] = k;
         p->metadata[n++] = value;
     }
+    if (p->in->outline) NB_TRY(note_config(p, &n));
     if (json_object_size(p->layers)) NB_TRY(note_layers(p, &n));
     p->metadata[n] = NULL;
     if (n == 0) p->metadata = NULL;
     return NB_OK;
+}
+
+static nb_status plan_alloc(struct plan *p, int64_t n)
+{
+    p->steps = calloc((size_t)n + 1, sizeof *p->steps);
+    p->outputs = calloc((size_t)(n * NB_QUANT_MAX_PARTS) + 1, sizeof *p->outputs);
+    p->layers = json_object();
+    return p->steps && p->outputs && p->layers ? NB_OK : short_of_memory(p);
+}
+
+static nb_status plan_outline(struct plan *p)
+{
+    int64_t n = nb_checkpoint_n_tensors(p->in->c);
+    NB_TRY(plan_alloc(p, n));
+    for (int64_t i = 0; i < n; i++) NB_TRY(add_step(p, nb_checkpoint_tensor(p->in->c, i)));
+    return plan_metadata(p, nb_checkpoint_file(p->in->files, 0));
 }
 
 /* For the files first ... first+count of the checkpoint. */
@@ -209,18 +246,15 @@ static nb_status plan_files(struct plan *p, int first, int count)
 {
     int64_t n = 0;
     for (int i = first; i < first + count; i++)
-        n += nb_container_n_tensors(nb_checkpoint_file(p->c, i));
-    p->steps = calloc((size_t)n + 1, sizeof *p->steps);
-    p->outputs = calloc((size_t)(n * NB_QUANT_MAX_PARTS) + 1, sizeof *p->outputs);
-    p->layers = json_object();
-    if (!p->steps || !p->outputs || !p->layers) return short_of_memory(p);
+        n += nb_container_n_tensors(nb_checkpoint_file(p->in->files, i));
+    NB_TRY(plan_alloc(p, n));
     for (int i = first; i < first + count; i++) {
-        const nb_container *f = nb_checkpoint_file(p->c, i);
+        const nb_container *f = nb_checkpoint_file(p->in->files, i);
         NB_TRY(take_layers(p, f));
         for (int64_t t = 0; t < nb_container_n_tensors(f); t++)
             NB_TRY(add_step(p, nb_container_tensor(f, t)));
     }
-    return plan_metadata(p, nb_checkpoint_file(p->c, first));
+    return plan_metadata(p, nb_checkpoint_file(p->in->files, first));
 }
 
 static void plan_fini(struct plan *p)
@@ -233,13 +267,23 @@ static void plan_fini(struct plan *p)
 
 /* ---- carrying it out ---- */
 
-static void let_go(const nb_stored *t)
+static void let_go(const void *data, size_t bytes)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)t->data;
-    uintptr_t end = (begin + t->bytes) / page * page;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data;
+    uintptr_t end = (begin + bytes) / page * page;
     begin = (begin + page - 1) / page * page;
     /* Advice: the mapping is read again if somebody asks. */
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+/* What is made of a tensor that was announced may lie anywhere in the files. */
+static void let_go_of(const nb_quantize_input *in, const nb_stored *t)
+{
+    if (t->data) let_go(t->data, t->bytes);
+    for (int i = 0; !t->data && i < nb_checkpoint_n_files(in->files); i++) {
+        const nb_buffer *file = nb_container_buffer(nb_checkpoint_file(in->files, i));
+        let_go(nb_buffer_data(file), nb_buffer_bytes(file));
+    }
 }
 
 static nb_status tell(nb_quantize_job *job, const nb_stored *t, int64_t bytes)
@@ -269,7 +313,7 @@ static nb_status check_finite(nb_quantize_job *job, const nb_stored *t)
 {
     int64_t n = t->rank > 1 ? t->shape[0] : 1, count = nb_stored_count(t);
     float amax;
-    if (expands(job) || count == 0) return NB_OK;
+    if (nb_quantize_expands(job) || count == 0) return NB_OK;
     if (t->dtype != NB_DTYPE_F32 && t->dtype != NB_DTYPE_F16 && t->dtype != NB_DTYPE_BF16)
         return NB_OK;
     nb_weight w = {.data = t->data,
@@ -284,13 +328,15 @@ static nb_status check_finite(nb_quantize_job *job, const nb_stored *t)
 static nb_status measure_member(struct plan *p, const char *module, float *amax)
 {
     nb_quant_source source;
-    int converts;
+    nb_quantize_fate fate;
+    nb_weight w;
+    const float *bias;
     float own;
-    const nb_stored *t = weight_of(p->c, module);
+    const nb_stored *t = weight_of(p->in->c, module);
     if (!t) return NB_OK;
-    NB_TRY(nb_quantize_decide(p->job, p->c, p->scope, t, &converts, &source));
-    if (!converts) return NB_OK;
-    nb_weight w = nb_quant_source_weight(p->job->s, &source);
+    NB_TRY(nb_quantize_decide(p->job, p->in, t, &fate, &source));
+    if (fate != NB_FATE_CONVERT) return NB_OK;
+    NB_TRY(nb_quant_source_weight(p->job->s, p->in->files, &source, &w, &bias));
     NB_TRY(measure(p->job, t, &w, &own));
     if (own > *amax) *amax = own;
     return NB_OK;
@@ -320,50 +366,94 @@ static nb_status measure_group(struct plan *p, const char *module, float *amax)
     return NB_OK;
 }
 
+static nb_status encode(struct plan *p, const struct step *step, const nb_weight *w, float amax,
+                        const float *importance, nb_safetensors_writer *out, int *n)
+{
+    const void *data[NB_QUANT_MAX_PARTS] = {NULL};
+    nb_quant_part parts[NB_QUANT_MAX_PARTS];
+    nb_quant_encode(p->job->s, &step->target, w, amax, importance, data);
+    NB_TRY(nb_stream_sync(p->job->s));
+    *n = nb_quant_parts(&step->target, w->n, w->k, parts);
+    for (int i = 0; i < *n; i++)
+        NB_TRY(nb_safetensors_writer_put(out, step->first + i, data[i]));
+    return NB_OK;
+}
+
 static nb_status convert(struct plan *p, const struct step *step, nb_safetensors_writer *out)
 {
     nb_quantize_job *job = p->job;
     const nb_quantize_args *args = job->args;
-    const void *data[NB_QUANT_MAX_PARTS] = {NULL};
-    const float *importance = NULL;
-    nb_quant_part parts[NB_QUANT_MAX_PARTS];
+    const float *importance = NULL, *bias = NULL;
     nb_quant_source source;
-    int converts;
+    nb_quantize_fate fate;
+    nb_weight w;
     float amax;
-    NB_TRY(nb_quantize_decide(job, p->c, p->scope, step->tensor, &converts, &source));
-    nb_weight w = nb_quant_source_weight(job->s, &source);
+    int n;
+    NB_TRY(nb_quantize_decide(job, p->in, step->tensor, &fate, &source));
+    NB_TRY(nb_quant_source_weight(job->s, p->in->files, &source, &w, &bias));
     NB_TRY(measure(job, step->tensor, &w, &amax));
-    NB_TRY(measure_group(p, source.module, &amax));
-    if (args->importance)
+    if (fate == NB_FATE_CONVERT) NB_TRY(measure_group(p, source.module, &amax));
+    if (args->importance && fate == NB_FATE_CONVERT)
         importance = args->importance(args->importance_arg, source.module, source.k);
-    nb_quant_encode(job->s, &args->target, &w, amax, importance, data);
-    NB_TRY(nb_stream_sync(job->s));
-    int n = nb_quant_parts(&args->target, source.n, source.k, parts);
-    for (int i = 0; i < n; i++)
-        NB_TRY(nb_safetensors_writer_put(out, step->first + i, data[i]));
-    job->result.n_converted++;
+    NB_TRY(encode(p, step, &w, amax, importance, out, &n));
+    if (bias) NB_TRY(nb_safetensors_writer_put(out, step->first + n, bias));
+    if (fate == NB_FATE_EXPAND) nb_log(NB_LOG_DEBUG, "%s is kept, as BF16", source.module);
+    job->result.n_converted += fate == NB_FATE_CONVERT;
+    job->result.n_expanded += fate == NB_FATE_EXPAND;
     return NB_OK;
+}
+
+/* Rows as long as the shape says, or one if blocks run on over them. */
+static nb_status expand_blocks(struct plan *p, const struct step *step,
+                               nb_safetensors_writer *out)
+{
+    const nb_stored *t = step->tensor;
+    int64_t count = nb_stored_count(t), k = t->rank ? t->shape[t->rank - 1] : count;
+    int n;
+    if (k % nb_dtype_elements(t->dtype)) k = count;
+    nb_weight w = {.data = t->data,
+                   .dtype = t->dtype,
+                   .n = count / k,
+                   .k = k,
+                   .scale = 1.0f,
+                   .device = p->job->s->device};
+    NB_TRY(encode(p, step, &w, 0, NULL, out, &n));
+    if (nb_quantize_expands(p->job)) {
+        p->job->result.n_converted++;
+        return NB_OK;
+    }
+    nb_log(NB_LOG_DEBUG, "%s is kept, as BF16", t->name);
+    p->job->result.n_expanded++;
+    return NB_OK;
+}
+
+static nb_status take_step(struct plan *p, const struct step *step, nb_safetensors_writer *out)
+{
+    switch (step->what) {
+    case COPY:
+        NB_TRY(check_finite(p->job, step->tensor));
+        p->job->result.n_copied++;
+        return nb_safetensors_writer_put(out, step->first, step->tensor->data);
+    case CONVERT:
+        return convert(p, step, out);
+    case BLOCKS:
+        return expand_blocks(p, step, out);
+    default:
+        return NB_OK;
+    }
 }
 
 static nb_status carry_out(struct plan *p, nb_safetensors_writer *out)
 {
     for (int64_t i = 0; i < p->n_steps; i++) {
-        const struct step *step = &p->steps[i];
-        nb_status status = NB_OK;
+        const nb_stored *t = p->steps[i].tensor;
         nb_arena_mark mark = nb_arena_save(p->job->s->arena);
-        NB_TRY(tell(p->job, step->tensor, 0));
-        if (step->what == COPY) {
-            status = check_finite(p->job, step->tensor);
-            if (!status)
-                status = nb_safetensors_writer_put(out, step->first, step->tensor->data);
-            p->job->result.n_copied++;
-        } else if (step->what == CONVERT) {
-            status = convert(p, step, out);
-        }
+        NB_TRY(tell(p->job, t, 0));
+        nb_status status = take_step(p, &p->steps[i], out);
         nb_arena_rewind(p->job->s->arena, mark);
         NB_TRY(status);
-        let_go(step->tensor);
-        NB_TRY(tell(p->job, step->tensor, (int64_t)step->tensor->bytes));
+        let_go_of(p->in, t);
+        NB_TRY(tell(p->job, t, (int64_t)(p->in->share * (double)t->bytes)));
     }
     return NB_OK;
 }
@@ -391,16 +481,16 @@ static nb_status note_outputs(const struct plan *p, const char *file, json_t *ma
     return NB_OK;
 }
 
-static nb_status run_files(nb_quantize_job *job, const nb_checkpoint *c,
-                           nb_quantize_scope scope, int first, int count, const char *path,
-                           json_t *map, int64_t *total_bytes)
+/* The files first ... first+count, or the outline, into one. */
+static nb_status run_files(nb_quantize_job *job, const nb_quantize_input *in, int first,
+                           int count, const char *path, json_t *map, int64_t *total_bytes)
 {
     const char *slash = strrchr(path, '/');
-    struct plan p = {.job = job, .c = c, .scope = scope};
+    struct plan p = {.job = job, .in = in};
     int64_t bytes = 0;
     job->group[0] = 0;
     NB_TRY(nb_arena_create(&p.arena));
-    nb_status status = plan_files(&p, first, count);
+    nb_status status = in->outline ? plan_outline(&p) : plan_files(&p, first, count);
     if (!status) status = write_planned(&p, path);
     if (!status) status = note_outputs(&p, slash ? slash + 1 : path, map, &bytes);
     plan_fini(&p);
@@ -409,25 +499,34 @@ static nb_status run_files(nb_quantize_job *job, const nb_checkpoint *c,
     return status;
 }
 
-nb_status nb_quantize_file(nb_quantize_job *job, const nb_checkpoint *c,
-                           nb_quantize_scope scope, const char *path)
+nb_status nb_quantize_file(nb_quantize_job *job, const nb_quantize_input *in, const char *path)
 {
     int64_t bytes = 0;
-    return run_files(job, c, scope, 0, nb_checkpoint_n_files(c), path, NULL, &bytes);
+    return run_files(job, in, 0, nb_checkpoint_n_files(in->files), path, NULL, &bytes);
 }
 
-nb_status nb_quantize_shards(nb_quantize_job *job, const nb_checkpoint *c,
-                             nb_quantize_scope scope, const char *folder, json_t *map,
-                             int64_t *total_bytes)
+/* File `i` into one of that name in the folder. */
+static nb_status run_shard(nb_quantize_job *job, const nb_quantize_input *in, int i,
+                           const char *name, const char *folder, json_t *map,
+                           int64_t *total_bytes)
 {
-    for (int i = 0; i < nb_checkpoint_n_files(c); i++) {
-        const nb_container *f = nb_checkpoint_file(c, i);
-        const char *from = nb_container_path(f), *slash = strrchr(from, '/');
-        char *path = nb_path_join(folder, slash ? slash + 1 : from);
-        if (!path) return nb_fail(NB_E_SYSTEM, "%s: out of memory", from);
-        nb_status status = run_files(job, c, scope, i, 1, path, map, total_bytes);
-        free(path);
-        NB_TRY(status);
+    char *path = nb_path_join(folder, name);
+    if (!path) return nb_fail(NB_E_SYSTEM, "%s: out of memory", folder);
+    nb_status status = run_files(job, in, i, 1, path, map, total_bytes);
+    free(path);
+    return status;
+}
+
+nb_status nb_quantize_shards(nb_quantize_job *job, const nb_quantize_input *in,
+                             const char *folder, json_t *map, int64_t *total_bytes)
+{
+    if (in->outline)
+        return run_shard(job, in, 0, "diffusion_pytorch_model.safetensors", folder, map,
+                         total_bytes);
+    for (int i = 0; i < nb_checkpoint_n_files(in->files); i++) {
+        const char *from = nb_container_path(nb_checkpoint_file(in->files, i));
+        const char *slash = strrchr(from, '/');
+        NB_TRY(run_shard(job, in, i, slash ? slash + 1 : from, folder, map, total_bytes));
     }
     return NB_OK;
 }

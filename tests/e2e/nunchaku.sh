@@ -53,7 +53,30 @@ what="a file of another model's width"
 copy
 "$tool" tensor "$T/$name" x_embedder.weight shape "[64, 128]"
 refused 65 "2 heads of 64 do not make the width of x_embedder, 64" -- "${draw[@]}"
-what="quantize"
-refused 65 "qweight" "cannot be converted" -- quantize "$models/nunchaku/$name" \
-    -o "$T/out/x.safetensors"
+what="quantize: a file, a folder into a folder and into a file, and back to a picture"
+for form in fp8:modelopt nvfp4:comfy; do
+    copy
+    run quantize "$T/$name" -o "$T/out/x.safetensors" --format "${form%:*}" --dialect "${form#*:}"
+    expect_status 0
+    run info "$T/out/x.safetensors"
+    check grep -q "FLUX.1 dev" "$T/stdout"
+    check grep -q "diffusers layout, quantization: \(FP8, scaled\|ComfyUI, layers: 36 NVFP4\)" \
+        "$T/stdout"
+    run image --transformer "$T/out/x.safetensors" -o "$T/out/a.png" "${others[@]}"
+    expect_status 0
+    rm "$T"/out/*
+done
+run quantize "$models/nunchaku/svdq-int4-flux.1-dev" -o "$T/out/int4" --keep '*.norm.linear' -v
+expect_status 0
+expect_said "single_transformer_blocks.1.norm.linear is kept, as BF16"
+check grep -q "2 kept as BF16" "$T/stdout"
+check test "$(ls "$T/out/int4")" = "config.json
+diffusion_pytorch_model.safetensors"
+run image --transformer "$T/out/int4" -o "$T/out/a.png" "${others[@]}"
+expect_status 0
+rm -r "$T"/out/*
+what="quantize: a part that is missing"
+copy
+"$tool" drop "$T/$name" "$layer.wscales"
+refused 65 "$layer.wscales is missing" -- quantize "$T/$name" -o "$T/out/x.safetensors"
 finish

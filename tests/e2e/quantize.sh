@@ -106,6 +106,14 @@ refused 73 "is there already" -- quantize "$models/dev" -o "$T/full"
 refused 73 "is a folder" -- quantize "$fp4/input.safetensors" -o "$T/full"
 check test "$(ls "$T/full")" = file
 
+what="a LoRA"
+for lora in "$models"/../lora-*/*.safetensors; do
+    case $lora in */expected.safetensors) continue ;; esac
+    refused 65 "is a LoRA" -- quantize "$lora" -o "$T/out/a.safetensors"
+    loras=$((${loras-0} + 1))
+done
+check test "${loras-0}" -ge 5
+
 what="an infinity in the last weight of a pipeline, which is kept"
 copy_model dev
 file=$T/model/transformer/diffusion_pytorch_model.safetensors

@@ -43,8 +43,10 @@ static void bind(const nb_checkpoint *c, const nb_stored *t, int64_t n, int64_t 
 static void convert(const nb_checkpoint *c, const nb_stored *t)
 {
     nb_quant_source source;
-    if (nb_quant_source_find(c, t, stream->device, stream->arena, &source)) return;
-    nb_weight w = nb_quant_source_weight(stream, &source);
+    nb_weight w;
+    const float *bias;
+    if (nb_quant_source_find(c, t, &source)) return;
+    if (nb_quant_source_weight(stream, c, &source, &w, &bias)) return;
     must(w.n == source.n && w.k == source.k);
     read_all(&w);
 }

@@ -62,23 +62,30 @@ static void write_weights(const char *path, int is_trained)
     assert_ok(nb_safetensors_write(path, t, N_MATRICES, NULL));
 }
 
-static const char *quantized(void **state, int is_trained, nb_quant_format format,
-                             nb_fp4_rule dialect)
+static nb_status convert(const char *in, const char *out, nb_quant_format format,
+                         nb_fp4_rule dialect)
 {
-    const char *in = scratch_path(state, "in.safetensors");
-    const char *out = scratch_path(state, "out.safetensors");
     nb_device *device;
     nb_stream *s;
     nb_quantize_result result;
     nb_quantize_args args = {.input = in, .output = out};
     args.target.format = format;
     args.target.dialect = dialect;
-    write_weights(in, is_trained);
     assert_ok(nb_device_open("cpu", &device));
     assert_ok(nb_stream_create(device, NB_COMPUTE_F32, 1, NULL, &s));
-    assert_ok(nb_quantize(s, &args, &result));
+    nb_status status = nb_quantize(s, &args, &result);
     nb_stream_destroy(s);
     nb_device_close(device);
+    return status;
+}
+
+static const char *quantized(void **state, int is_trained, nb_quant_format format,
+                             nb_fp4_rule dialect)
+{
+    const char *in = scratch_path(state, "in.safetensors");
+    const char *out = scratch_path(state, "out.safetensors");
+    write_weights(in, is_trained);
+    assert_ok(convert(in, out, format, dialect));
     return out;
 }
 
@@ -145,13 +152,17 @@ static nb_status bind(const char *path, nb_plausibility *measured)
     return b.status;
 }
 
-static void refuses(const char *path, const char *part)
+/* To compute with and to convert. */
+static void refuses(void **state, const char *path, const char *part)
 {
     nb_plausibility p;
     if (bind(path, &p) != NB_E_DATA)
         fail_msg("%s: scales %g, halves %g: wanted a refusal", path, p.scales, p.halves);
     if (!strstr(nb_error_message(), part) || !strstr(nb_error_message(), path))
         fail_msg("wanted %s and %s in: %s", path, part, nb_error_message());
+    const char *out = scratch_path(state, "converted.safetensors");
+    assert_fails(convert(path, out, NB_QUANT_BF16, NB_FP4_MODELOPT), NB_E_DATA, part);
+    assert_false(nb_file_exists(out));
 }
 
 static void refuses_wrong_readings(void **state)
@@ -165,9 +176,9 @@ static void refuses_wrong_readings(void **state)
         assert_ok(bind(path, &p));
         assert_true(p.scales > NB_IMPLAUSIBLE && p.halves > NB_IMPLAUSIBLE);
         assert_true(p.n_scales == N_MATRICES && p.n_pairs == N_BLOCKS);
-        refuses(changed(state, path, swap_halves),
+        refuses(state, changed(state, path, swap_halves),
                 is_comfy ? "even column in the high half" : "even column in the low half");
-        refuses(changed(state, path, reorder_scales),
+        refuses(state, changed(state, path, reorder_scales),
                 is_comfy ? "wanted scales in tiles" : "wanted scales row by row");
     }
 }
@@ -178,7 +189,7 @@ static void refuses_swapped_mxfp4(void **state)
     const char *path = quantized(state, 1, NB_QUANT_MXFP4, NB_FP4_MODELOPT);
     assert_ok(bind(path, &p));
     assert_true(p.halves > NB_IMPLAUSIBLE && p.n_scales == 0);
-    refuses(changed(state, path, swap_halves), "even column in the low half");
+    refuses(state, changed(state, path, swap_halves), "even column in the low half");
 }
 
 /* Without traces there is no evidence, whichever way the file is read. */
@@ -188,7 +199,10 @@ static void takes_random_weights(void **state)
     const char *path = quantized(state, 0, NB_QUANT_NVFP4, NB_FP4_MODELOPT);
     assert_ok(bind(path, &p));
     assert_true(fabs(p.scales) < 5 && fabs(p.halves) < 5);
-    assert_ok(bind(changed(state, path, swap_halves), &p));
+    const char *spoilt = changed(state, path, swap_halves);
+    assert_ok(bind(spoilt, &p));
+    assert_ok(convert(spoilt, scratch_path(state, "converted.safetensors"), NB_QUANT_BF16,
+                      NB_FP4_MODELOPT));
     assert_ok(bind(changed(state, path, reorder_scales), &p));
     assert_true(fabs(p.scales) < 5 && fabs(p.halves) < 5);
 }

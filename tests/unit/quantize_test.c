@@ -475,7 +475,7 @@ static void test_broken_forms(void **state)
     nb_stored t[4] = {tensor("a.weight", NB_DTYPE_U8, 8, 16),
                       tensor("a.weight_scale", NB_DTYPE_F8_E4M3, 8, 2),
                       tensor("a.weight_scale_2", NB_DTYPE_F32, 1, 0),
-                      tensor("a.pre_quant_scale", NB_DTYPE_F32, 32, 0)};
+                      tensor("a.weight_zero_point", NB_DTYPE_F32, 32, 0)};
     args.target.format = NB_QUANT_F32;
     t[2].data = &one;
     write_tensors(in, t, 1);
@@ -483,7 +483,7 @@ static void test_broken_forms(void **state)
     write_tensors(in, t, 2);
     assert_fails(run(&args), NB_E_DATA, "a.weight_scale_2 is missing");
     write_tensors(in, t, 4);
-    assert_fails(run(&args), NB_E_DATA, "pre_quant_scale cannot be converted");
+    assert_fails(run(&args), NB_E_DATA, "a weight with weight_zero_point");
     t[2].data = &zero;
     write_tensors(in, t, 3);
     assert_fails(run(&args), NB_E_DATA, "the scale is 0");
@@ -494,7 +494,7 @@ static void test_broken_forms(void **state)
     assert_fails(run(&args), NB_E_DATA, "a.weight_scale: wanted [8, 2], found [2, 8]");
     t[1].dtype = NB_DTYPE_I8;
     write_tensors(in, t, 3);
-    assert_fails(run(&args), NB_E_DATA, "wanted F8_E4M3 or U8, found I8");
+    assert_fails(run(&args), NB_E_DATA, "wanted F8_E4M3, F8_E8M0 or U8, found I8");
     check_empty(state, "in.safetensors");
 }
 
