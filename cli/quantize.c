@@ -14,9 +14,14 @@
 struct quantize_options {
     nb_common_options common;
     const char *output, *calib;
+    int64_t calib_size[2], calib_steps; /* 0: as the help says */
     nb_option_list keep, component;
     int format, dialect, method;
 };
+
+/* Mean squares of inputs need neither large pictures nor many steps: few of them go through the
+ * same range of noise, and a picture of FLUX.1's own size takes a processor long. */
+enum { CALIB_SIDE = 256, CALIB_STEPS = 4, MAX_SIDE = 16384, MAX_STEPS = 1000 };
 
 enum { METHOD_MAX, METHOD_SWEEP, METHOD_FOUR_OVER_SIX }; /* the words of --method */
 
@@ -55,6 +60,21 @@ static const nb_option options[] = {
      .offset = AT(calib),
      .help = "a file of prompts, one a line, that IN, a picture pipeline, draws\n"
              "first: the sweep then weighs columns by their inputs"},
+    {.name = "calib-size",
+     .type = NB_OPTION_SIZE,
+     .value = "WxH",
+     .min = 1,
+     .max = MAX_SIDE,
+     .offset = AT(calib_size),
+     .help = "of the pictures that are drawn for that; default: the model's\n"
+             "own, at most 256x256"},
+    {.name = "calib-steps",
+     .type = NB_OPTION_INT,
+     .value = "N",
+     .min = 1,
+     .max = MAX_STEPS,
+     .offset = AT(calib_steps),
+     .help = "of each of them; default: the model's own, at most 4"},
     {.name = "keep",
      .type = NB_OPTION_LIST,
      .value = "PATTERN",
@@ -193,13 +213,34 @@ static void say_prompt(void *arg, int prompt)
     nb_console_say(arg, NB_LOG_INFO, "calibration: prompt %d", prompt + 1);
 }
 
+static int64_t at_most(int64_t most, int64_t value)
+{
+    return value < most ? value : most;
+}
+
+static nb_txt2img_request calibration_request(const struct quantize_options *o,
+                                              const nb_pipeline_info *info)
+{
+    nb_txt2img_request request = NB_TXT2IMG_REQUEST_DEFAULT;
+    request.version = NB_VERSION;
+    request.width =
+        o->calib_size[0] ? o->calib_size[0] : at_most(CALIB_SIDE, info->default_width);
+    request.height =
+        o->calib_size[1] ? o->calib_size[1] : at_most(CALIB_SIDE, info->default_height);
+    request.steps =
+        (int)(o->calib_steps ? o->calib_steps : at_most(CALIB_STEPS, info->default_steps));
+    return request;
+}
+
 static nb_status draw_prompts(const struct quantize_options *o, nb_pipeline *pipeline,
                               nb_stream *s, nb_calibration **out)
 {
     nb_prompt_lines prompts;
-    nb_txt2img_request request = NB_TXT2IMG_REQUEST_DEFAULT;
-    request.version = NB_VERSION;
+    nb_txt2img_request request = calibration_request(o, nb_pipeline_get_info(pipeline));
     NB_TRY(nb_prompt_read_lines(o->calib, &prompts));
+    nb_console_say(o->common.console, NB_LOG_INFO,
+                   "calibration: %d prompts, %" PRId64 "x%" PRId64 ", %d steps", prompts.n,
+                   request.width, request.height, request.steps);
     nb_status status = nb_calibrate(pipeline, s, &request, prompts.lines, prompts.n, say_prompt,
                                     o->common.console, out);
     nb_prompt_lines_fini(&prompts);
@@ -211,6 +252,8 @@ static nb_status calibrate(const struct quantize_options *o, const char *input, 
                            nb_calibration **out)
 {
     nb_pipeline *pipeline;
+    if (!o->calib && (o->calib_size[0] || o->calib_steps))
+        return nb_fail(NB_E_USAGE, "--calib-size, --calib-steps: wanted --calib beside them");
     if (!o->calib) return NB_OK;
     if (o->format != NB_QUANT_NVFP4 || o->method != METHOD_SWEEP)
         return nb_fail(

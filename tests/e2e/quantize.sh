@@ -90,7 +90,24 @@ run "${sweep[@]}" -o "$T/out/three" --calib "$T/prompts" -t 3
 expect_status 0
 check diff -r "$T/out/one" "$T/out/three"
 check test "$(diff -rq "$T/out/one" "$T/out/plain" | wc -l)" -gt 0
+what="calibration: at most the model's own size, else what was asked for"
+run "${sweep[@]}" -o "$T/out/a" --calib "$T/prompts"
+expect_status 0
+expect_said "2 prompts, 64x64, 4 steps"
+copy_model dev
+sed -i 's/"sample_size": 64/"sample_size": 1024/' "$T/model/vae/config.json"
+run quantize "$T/model" --method sweep -o "$T/out/large" --calib "$T/prompts"
+expect_status 0
+expect_said "2 prompts, 256x256, 4 steps"
+run "${sweep[@]}" -o "$T/out/b" --calib "$T/prompts" --calib-size 64x32 --calib-steps 1
+expect_status 0
+expect_said "2 prompts, 64x32, 1 steps"
+check test "$(diff -rq "$T/out/a" "$T/out/b" | wc -l)" -gt 0
 rm -r "$T"/out/*
+refused 64 "wanted --calib" -- "${sweep[@]}" -o "$T/out/a" --calib-size 64x64
+refused 64 "wanted --calib" -- "${sweep[@]}" -o "$T/out/a" --calib-steps 2
+refused 64 "--calib-steps" -- "${sweep[@]}" -o "$T/out/a" --calib "$T/prompts" --calib-steps 0
+refused 64 "--calib-size" -- "${sweep[@]}" -o "$T/out/a" --calib "$T/prompts" --calib-size 64
 refused 64 "--method sweep" -- quantize "$models/dev" -o "$T/out/a" --calib "$T/prompts"
 refused 64 "wanted a picture pipeline" -- quantize "$fp4/input.safetensors" -o "$T/out/a" \
     --method sweep --calib "$T/prompts"
