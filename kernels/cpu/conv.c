@@ -274,7 +274,7 @@ static void multiply(const struct patch *b, int64_t c0, struct ahead *ahead)
                 float *sums =
                     b->sums + ((panel * b->n_runs + run) * b->run_lanes + j) * isa->rows;
                 n = b->run_lanes - j > half ? lanes : half;
-                span.x = b->strip + (run * b->run_step + j) * 4;
+                span.x = span.ahead = b->strip + (run * b->run_step + j) * 4;
                 fetch_rows(ahead, ++n_done * ahead->n_rows / n_tiles);
                 if (is_last) visit_pieces(b, panel, run, j, n, sums, fetch_piece);
                 (n == lanes ? isa->tile_full : isa->tile_half)(sums, &span);

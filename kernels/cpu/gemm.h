@@ -56,7 +56,9 @@ typedef struct nb_gemm_span {
     int64_t x_stride;    /* bytes from unit to unit */
     const int64_t *taps; /* [n_taps] */
     int n_taps, units;
-    int accumulate; /* NB_SUMS_ */
+    int accumulate;    /* NB_SUMS_ */
+    const void *ahead; /* asked for meanwhile, ahead_step bytes on with each unit */
+    int ahead_step;
 } nb_gemm_span;
 
 /* Few rows of x and one chain: weights are the lanes, decoded as for a tile but 32 rows to a

@@ -9,7 +9,7 @@ enum { ROWS = 6 };
 NB_ALWAYS_INLINE void run_tile(float *c, const nb_gemm_span *s, int vectors)
 {
     vec sum[ROWS][2], xv[2];
-    const char *w = s->w;
+    const char *w = s->w, *ahead = s->ahead;
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS * vectors; i++)
         sum[i / vectors][i % vectors] = s->accumulate ? vec_load(c + i * LANES) : vec_zero();
@@ -17,7 +17,8 @@ NB_ALWAYS_INLINE void run_tile(float *c, const nb_gemm_span *s, int vectors)
         const char *x = (const char *)s->x + s->taps[tap];
         for (int left = s->units; left > 0; left -= NB_CHUNK_UNITS) {
             int n = left < NB_CHUNK_UNITS ? left : NB_CHUNK_UNITS;
-            for (int u = 0; u < n; u++, x += s->x_stride) {
+            for (int u = 0; u < n; u++, x += s->x_stride, ahead += s->ahead_step) {
+                _mm_prefetch(ahead, _MM_HINT_T0);
 #pragma GCC unroll 2
                 for (int v = 0; v < vectors; v++)
                     xv[v] = vec_load((const float *)(const void *)x + v * LANES);

@@ -18,7 +18,7 @@ NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int rows, 
                                      nb_multiply_add_avx512 *multiply_add)
 {
     __m512 sum[NB_TILE_ROWS_AVX512][2], xv[2];
-    const char *w = s->w;
+    const char *w = s->w, *ahead = s->ahead;
 #pragma GCC unroll 24
     for (int i = 0; i < rows * vectors; i++)
         sum[i / vectors][i % vectors] = s->accumulate == NB_SUMS_CONTINUE
@@ -28,7 +28,8 @@ NB_ALWAYS_INLINE void nb_tile_avx512(float *c, const nb_gemm_span *s, int rows, 
         const char *x = (const char *)s->x + s->taps[tap];
         for (int left = s->units; left > 0; left -= NB_CHUNK_UNITS) {
             int n = left < NB_CHUNK_UNITS ? left : NB_CHUNK_UNITS;
-            for (int u = 0; u < n; u++, x += s->x_stride) {
+            for (int u = 0; u < n; u++, x += s->x_stride, ahead += s->ahead_step) {
+                _mm_prefetch(ahead, _MM_HINT_T0);
 #pragma GCC unroll 2
                 for (int v = 0; v < vectors; v++)
                     xv[v] = _mm512_loadu_ps(x + v * NB_CHUNK_BYTES);
