@@ -20,8 +20,9 @@ NB_ALWAYS_INLINE __m512 load_fp4(const nb_dot_span *s, int r, int64_t i, int blo
         _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
     const __m512i shifts = high_first ? _mm512_xor_si512(low, _mm512_set1_epi32(4)) : low;
     long long codes;
-    __builtin_memcpy(&codes, (const char *)s->w[r] + i * 8, sizeof codes);
-    const float *values = (const float *)s->table + s->scales[r][i >> (block_bits - 4)] * 16;
+    __builtin_memcpy(&codes, (const char *)s->w[0] + r * s->stride + i * 8, sizeof codes);
+    const uint8_t *scales = s->scales + r * s->scales_stride;
+    const float *values = (const float *)s->table + scales[i >> (block_bits - 4)] * 16;
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(codes), shifts),
                                  _mm512_load_ps(values));
 }
@@ -57,12 +58,14 @@ void nb_dot_fp4_f32_avx512(float *lanes, const nb_dot_span *s)
 void nb_fold_avx512(float *c, const float *lanes, int m, const int32_t order[16],
                     int accumulate)
 {
-    const __m512i lane_of = _mm512_loadu_si512(order);
+    __m512i lane_of = order ? _mm512_loadu_si512(order) : _mm512_setzero_si512();
     for (int j = 0; j < m; j++, c += 16) {
         __m512 r[16];
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++)
-            r[i] = _mm512_permutexvar_ps(lane_of, _mm512_load_ps(lanes + (i * m + j) * 16));
+        for (int i = 0; i < 16; i++) r[i] = _mm512_load_ps(lanes + (i * m + j) * 16);
+        if (order)
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) r[i] = _mm512_permutexvar_ps(lane_of, r[i]);
         nb_transpose16_avx512(r);
         __m512 sum = accumulate ? _mm512_add_ps(_mm512_load_ps(c), r[0]) : r[0];
 #pragma GCC unroll 16

@@ -21,9 +21,9 @@ NB_ALWAYS_INLINE __m512 nb_dot_load_units_avx512(const nb_dot_span *s, int r, in
 NB_ALWAYS_INLINE void nb_dot_ask_ahead_avx512(const nb_dot_span *s, int r, int64_t i,
                                               int chunk_codes)
 {
-    _mm_prefetch((const char *)s->w[r] + s->ahead + i * chunk_codes / 2, _MM_HINT_T0);
+    _mm_prefetch((const char *)s->w[0] + r * s->stride + i * chunk_codes / 2, _MM_HINT_T0);
     if (i * chunk_codes % 512 == 0)
-        _mm_prefetch((const char *)s->scales[r] + s->scales_ahead +
+        _mm_prefetch((const char *)s->scales + r * s->scales_stride +
                          (i * chunk_codes >> s->block_bits),
                      _MM_HINT_T0);
 }
@@ -59,7 +59,7 @@ NB_ALWAYS_INLINE void nb_dot_rows_avx512(float *lanes, const nb_dot_span *s, int
     for (; i < n; i++) {
         if (chunk_codes && i * chunk_codes % 128 == 0)
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) nb_dot_ask_ahead_avx512(s, r, i, chunk_codes);
+            for (int r = 0; r < rows; r++) nb_dot_ask_ahead_avx512(s, rows + r, i, chunk_codes);
         nb_dot_chunk_avx512(sum, s, i, rows, m, load, multiply_add);
     }
     if (s->half) nb_dot_chunk_avx512(sum, s, n, rows, m, last, multiply_add);

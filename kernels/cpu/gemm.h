@@ -82,12 +82,13 @@ typedef struct nb_dot_span {
     int64_t x_stride;           /* bytes */
     int64_t chunks;
     int m, accumulate; /* NB_SUMS_STORE or NB_SUMS_CONTINUE */
-    /* FP4: the values of 16 codes for each scale byte, as units, 64-byte aligned. A last chunk
-     * of a single block of 16 is `half`. */
-    const uint8_t *scales[NB_FEW_ROWS];
+    /* FP4: w has the first row alone, the others follow at `stride` bytes, as do their scales;
+     * `table` has the values of 16 codes for each scale byte, as units that fill a chunk (BF16:
+     * twice over), 64-byte aligned. A last chunk of a single block of 16 is `half`. */
+    const uint8_t *scales;
+    int64_t stride, scales_stride;
     const void *table;
     int block_bits, high_first, half;
-    int64_t ahead, scales_ahead; /* bytes to what is read next in a row's place */
 } nb_dot_span;
 
 /* Weight rows that go side by side, enough chains to hide the latency of an addition. */
@@ -100,7 +101,7 @@ static inline int nb_dot_rows(int64_t m)
 typedef void nb_dot_fn(float *lanes, const nb_dot_span *s);
 
 /* Adds the chains of 16 weight rows, lanes [16][m][16], to c [m][16], or stores their sums.
- * Unit i of a chunk is in lane order[i]. */
+ * Unit i of a chunk is in lane order[i]; NULL: i. */
 typedef void nb_fold_fn(float *c, const float *lanes, int m, const int32_t order[16],
                         int accumulate);
 
@@ -187,7 +188,7 @@ typedef struct nb_gemm_isa {
     nb_panel_spread_fn *spread;
     nb_dot_fn *dot, *dot_fp4;
     nb_fold_fn *fold;
-    const int32_t *fp4_order; /* the lane of each unit in dot_fp4 */
+    const int32_t *fp4_order; /* the lane of each unit in dot_fp4; NULL: its own */
     nb_dtype dot_dtype;       /* whose elements are units as they lie in a file */
 } nb_gemm_isa;
 
@@ -230,6 +231,6 @@ nb_panel_spread_fn nb_panel_spread_avx512;
 nb_dot_fn nb_dot_f32_avx512, nb_dot_fp4_f32_avx512;
 nb_dot_fn nb_dot_bf16_avx512bf16, nb_dot_fp4_bf16_avx512bf16;
 nb_fold_fn nb_fold_avx512;
-extern const int32_t nb_fp4_order_f32_avx512[16], nb_fp4_order_bf16_avx512bf16[16];
+extern const int32_t nb_fp4_order_f32_avx512[16];
 
 #endif

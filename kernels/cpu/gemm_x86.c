@@ -84,7 +84,6 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .dot = nb_dot_bf16_avx512bf16,
     .dot_fp4 = nb_dot_fp4_bf16_avx512bf16,
     .fold = nb_fold_avx512,
-    .fp4_order = nb_fp4_order_bf16_avx512bf16,
     .dot_dtype = NB_DTYPE_BF16,
 };
 

@@ -28,8 +28,6 @@ enum {
 /* How a part is multiplied. */
 enum way { ONE_CHAIN, AS_IT_LIES, FP4, DECODED };
 
-static const int32_t natural_order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 struct plan {
     const nb_linear_args *a;
     const nb_gemm_isa *isa;
@@ -95,7 +93,7 @@ static void pack_x(const struct plan *p, int i)
                          .k = k,
                          .scale = 1};
         if (p->way[i] != ONE_CHAIN) p->isa->decode(&row, 0, 0, k, out, NB_CHUNK_BYTES);
-        if (p->way[i] == FP4) reorder(out, part->units, p->isa->fp4_order);
+        if (p->way[i] == FP4 && p->isa->fp4_order) reorder(out, part->units, p->isa->fp4_order);
         if (p->way[i] != ONE_CHAIN) continue;
         for (int64_t k0 = 0, b = 0; k0 < k; k0 += p->block_elements, b++)
             p->isa->decode(&row, 0, k0, min_of(p->block_elements, k - k0),
@@ -103,21 +101,26 @@ static void pack_x(const struct plan *p, int i)
     }
 }
 
-/* The decoder itself makes the table: of a row of blocks that have all codes under all scales.
- */
+/* The decoder itself makes the table: of a row of blocks that have all codes under all scales,
+ * a chunk for each scale. */
 static void make_table(const struct plan *p)
 {
-    uint8_t codes[NB_SCALE_CODES * 8], scales[NB_SCALE_CODES];
+    enum { MOST = 2, BLOCK = 16 };
+    static const uint8_t all[BLOCK / 2] = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe};
+    uint8_t codes[NB_SCALE_CODES * MOST * sizeof all], scales[NB_SCALE_CODES * MOST];
+    int n_blocks = NB_SCALE_CODES * p->isa->unit_elements;
     nb_weight row = {.data = codes,
                      .dtype = NB_DTYPE_F4_E2M1X2,
                      .n = 1,
-                     .k = NB_SCALE_CODES * 16,
+                     .k = n_blocks * BLOCK,
                      .scale_kind = NB_SCALE_NVFP4,
                      .scales = scales,
                      .scale = 1,
                      .scale_values = p->a->w->scale_values};
-    for (int i = 0; i < NB_SCALE_CODES * 8; i++) codes[i] = (uint8_t)(i % 8 * 0x22 + 0x10);
-    for (int i = 0; i < NB_SCALE_CODES; i++) scales[i] = (uint8_t)i;
+    for (int i = 0; i < n_blocks; i++) {
+        memcpy(codes + (size_t)i * sizeof all, all, sizeof all);
+        scales[i] = (uint8_t)(i / p->isa->unit_elements);
+    }
     p->isa->decode(&row, 0, 0, row.k, p->table, NB_CHUNK_BYTES);
 }
 
@@ -184,13 +187,34 @@ static void point_at_rows(nb_dot_span *span, const nb_weight *w, int64_t row, in
                           int64_t k0)
 {
     int64_t row_bytes = nb_weight_row_bytes(w);
-    for (int64_t r = 0; r < nb_dot_rows(span->m); r++) {
-        int64_t at = row + min_of(r, n - 1);
-        span->w[r] = (const char *)w->data + at * row_bytes + k0 * row_bytes / w->k;
-        if (w->dtype == NB_DTYPE_F4_E2M1X2)
-            span->scales[r] =
-                (const uint8_t *)w->scales + ((at * w->k + k0) >> span->block_bits);
+    const char *first = (const char *)w->data + row * row_bytes + k0 * row_bytes / w->k;
+    for (int64_t r = 0; r < nb_dot_rows(span->m); r++)
+        span->w[r] = first + min_of(r, n - 1) * row_bytes;
+}
+
+/* The same of FP4, whose rows are at one distance: where some are missing, all are copied. */
+static void point_at_codes(const struct rows *t, nb_dot_span *span, const nb_weight *w,
+                           int64_t row, int64_t n, int64_t k0)
+{
+    int64_t rows = nb_dot_rows(span->m);
+    const char *codes = (const char *)w->data + (row * w->k + k0) / 2;
+    span->w[0] = codes;
+    span->stride = w->k / 2;
+    span->scales_stride = w->k >> span->block_bits;
+    span->scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> span->block_bits);
+    if (n == rows) return;
+    int64_t count = min_of(span->chunks * NB_CHUNK_UNITS * t->p->isa->unit_elements, w->k - k0);
+    int64_t bytes = count / 2, n_scales = count >> span->block_bits;
+    char *copies = t->panel, *scales = copies + rows * bytes;
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(copies + r * bytes, codes + min_of(r, n - 1) * span->stride, (size_t)bytes);
+        memcpy(scales + r * n_scales, span->scales + min_of(r, n - 1) * span->scales_stride,
+               (size_t)n_scales);
     }
+    span->w[0] = copies;
+    span->stride = bytes;
+    span->scales = (const uint8_t *)scales;
+    span->scales_stride = n_scales;
 }
 
 /* The same by way of the panel, a few hundred units at a time. */
@@ -232,11 +256,14 @@ static void dot_group(const struct rows *t, int i, int64_t row, int64_t n, int64
             dot_decoded(t, &span, &part->w, row + r, n_rows, k0, lanes);
             continue;
         }
-        point_at_rows(&span, &part->w, row + r, n_rows, k0);
-        span.ahead = step * nb_weight_row_bytes(&part->w);
-        span.scales_ahead = step * (part->w.k >> span.block_bits);
+        if (p->way[i] == AS_IT_LIES) {
+            point_at_rows(&span, &part->w, row + r, n_rows, k0);
+            p->isa->dot(lanes, &span);
+            continue;
+        }
+        point_at_codes(t, &span, &part->w, row + r, n_rows, k0);
         span.half = k0 + n_units * p->isa->unit_elements > part->w.k;
-        (p->way[i] == FP4 ? p->isa->dot_fp4 : p->isa->dot)(lanes, &span);
+        p->isa->dot_fp4(lanes, &span);
     }
 }
 
@@ -249,7 +276,7 @@ static void multiply_chains(const struct rows *t, int i)
         for (int64_t r = 0; r < t->n; r += GROUP) {
             dot_group(t, i, t->n0 + r, min_of(GROUP, t->n - r), unit, n_units);
             p->isa->fold(t->sums + r * NB_FEW_ROWS, t->lanes, (int)p->m,
-                         p->way[i] == FP4 ? p->isa->fp4_order : natural_order,
+                         p->way[i] == FP4 ? p->isa->fp4_order : NULL,
                          part->first_unit + unit > 0);
         }
     }
@@ -280,7 +307,7 @@ static void prepare(nb_stream *s, struct plan *p)
 {
     p->scratch = nb_arena_alloc(s->arena, (size_t)SCRATCH_BYTES * (size_t)s->threads);
     p->scaled = nb_arena_alloc(s->arena, (size_t)p->a->w->k * sizeof(float));
-    p->table = nb_arena_alloc(s->arena, NB_SCALE_CODES * 16 * sizeof(float));
+    p->table = nb_arena_alloc(s->arena, NB_SCALE_CODES * NB_CHUNK_BYTES);
     int failed = !p->scratch || !p->scaled || !p->table;
     for (int i = 0; i < p->n_parts; i++) {
         int64_t n_blocks = (p->parts[i].units + NB_BLOCK_UNITS - 1) / NB_BLOCK_UNITS;
