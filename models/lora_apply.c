@@ -2,6 +2,7 @@
  * Terms become branches: the matrix's own branch, if its file has one, and every term's pair
  * are copied side by side.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -47,13 +48,21 @@ static nb_status check_shapes(const nb_lora_term *t, const nb_weight *w)
                    nb_shape_text(wrong->rank, wrong->shape, found));
 }
 
-static nb_status check_finite(const nb_stored *t)
+/* All numbers are finite, and stay so times `scale` as `dtype`. */
+static nb_status check_numbers(const nb_stored *t, double scale, nb_dtype dtype)
 {
     int64_t n = nb_stored_count(t);
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(nb_load_f32(t->dtype, t->data, i)))
+    for (int64_t i = 0; i < n; i++) {
+        double value = nb_load_f32(t->dtype, t->data, i), scaled = scale * value;
+        if (!isfinite(value))
             return nb_fail(NB_E_DATA, TENSOR_FORMAT "element %lld is not finite", t->file,
                            t->name, (long long)i);
+        int fits = fabs(scaled) <= FLT_MAX;
+        if (fits && dtype == NB_DTYPE_BF16) fits = isfinite(nb_round_bf16((float)scaled));
+        if (!fits)
+            return nb_fail(NB_E_DATA, TENSOR_FORMAT "element %lld times %g is too large for %s",
+                           t->file, t->name, (long long)i, scale, nb_dtype_name(dtype));
+    }
     return NB_OK;
 }
 
@@ -92,7 +101,7 @@ static nb_status add_bias(const nb_lora_term *t, float *bias, int64_t n)
     if (!bias)
         return nb_fail(NB_E_DATA, TENSOR_FORMAT "the layer that it is for has no bias",
                        t->bias->file, t->bias->name);
-    NB_TRY(check_finite(t->bias));
+    NB_TRY(check_numbers(t->bias, t->scale, NB_DTYPE_F32));
     for (int64_t i = 0; i < n; i++) {
         double value = nb_load_f32(t->bias->dtype, t->bias->data, (t->first_row + i) % rows);
         bias[i] = (float)(bias[i] + t->scale * value);
@@ -111,8 +120,8 @@ static nb_status fill_branch(const nb_loras *l, const char *module, struct branc
     for (int64_t i = 0; i < l->n_terms; i++) {
         const nb_lora_term *t = &l->terms[i];
         if (!is_for(t, module)) continue;
-        NB_TRY(check_finite(t->down));
-        NB_TRY(check_finite(t->up));
+        NB_TRY(check_numbers(t->down, 1, b->dtype));
+        NB_TRY(check_numbers(t->up, t->scale, b->dtype));
         fill_term(b, t);
         NB_TRY(add_bias(t, bias, b->n));
     }

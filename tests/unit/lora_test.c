@@ -49,7 +49,7 @@ static void write_file(void **state, const char *name, const nb_stored *tensors,
 /* A width of 2; q, k, v of 2 rows and an MLP of 4. */
 static int setup(void **state)
 {
-    fixture = (struct fixture){NULL};
+    fixture = (struct fixture){.model = NULL};
     if (scratch_setup(state)) return -1;
     for (int i = 0; i < MAX_NUMBERS; i++) numbers[i] = (float)(i + 1);
     const nb_stored model[] = {
@@ -378,6 +378,27 @@ static void test_shapes(void **state)
     assert_fails(OPEN(typed), NB_E_DATA, "wanted F32, F16 or BF16, found I32");
 }
 
+/* Finite in the file, and too large where they are multiplied or rounded. */
+static void test_overflow(void **state)
+{
+    const float large[] = {1, 3.4e38f}, ten = 10;
+    nb_stored down = T(Q ".lora_A.weight", 1, D),
+              up = f32(Q ".lora_B.weight", 2, S(D, 1), large);
+    nb_weight w = {.n = D, .k = D, .scale = 1};
+    const nb_stored t[] = {down, up, f32(Q ".alpha", 0, NULL, &ten)};
+    assert_ok(OPEN(t));
+    assert_fails(nb_loras_apply(fixture.loras, Q, fixture.arena, &w, NULL), NB_E_DATA,
+                 Q ".lora_B.weight: element 1 times 10 is too large");
+    const nb_stored bias[] = {down, T(Q ".lora_B.weight", D, 1),
+                              f32(Q ".lora_B.bias", 1, S(D), large),
+                              f32(Q ".alpha", 0, NULL, &ten)};
+    float sum[D] = {0};
+    assert_ok(OPEN(bias));
+    assert_fails(nb_loras_apply(fixture.loras, Q, fixture.arena, &w, sum), NB_E_DATA,
+                 Q ".lora_B.bias: element 1 times 10 is too large");
+    assert_true(sum[0] == 0 && w.low_rank.rank == 0);
+}
+
 static void test_bad_numbers(void **state)
 {
     const float bad[] = {1, NAN}, infinite = INFINITY;
@@ -424,6 +445,7 @@ int main(void)
         TEST(test_unknown_names),
         TEST(test_other_families),
         TEST(test_shapes),
+        TEST(test_overflow),
         TEST(test_bad_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
