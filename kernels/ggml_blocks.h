@@ -14,7 +14,8 @@
  * block (of 32) or of a run of 64, the high half to element j + 16 (or j + 32).
  *
  * Source: the layout that ggml gives these types ("k-quants", ggml pull request 1684, for the K
- * types); fields have ggml's names.
+ * types; 5590 and 5747 for IQ4; OCP Microscaling Formats 1.0 for MXFP4); fields have ggml's
+ * names.
  */
 #ifndef NB_KERNELS_GGML_BLOCKS_H
 #define NB_KERNELS_GGML_BLOCKS_H
@@ -42,7 +43,15 @@ enum { NB_BLOCK_MAX = 256, NB_BLOCK_STEP = 16, NB_BLOCK_STEPS = NB_BLOCK_MAX / N
     X(Q3_K, q3_k, 256)                                                                         \
     X(Q4_K, q4_k, 256)                                                                         \
     X(Q5_K, q5_k, 256)                                                                         \
-    X(Q6_K, q6_k, 256)
+    X(Q6_K, q6_k, 256)                                                                         \
+    X(IQ4_NL, iq4_nl, 32)                                                                      \
+    X(IQ4_XS, iq4_xs, 256)                                                                     \
+    X(MXFP4, mxfp4, 32)
+
+/* What a code of four bits stands for: of the IQ4 types values that lie closer around zero, of
+ * MXFP4 twice what E2M1 is. */
+#define NB_IQ4_VALUES   -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
+#define NB_MXFP4_VALUES 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
 
 /* (q - 8) * d */
 typedef struct NB_PACKED nb_block_q4_0 {
@@ -117,6 +126,26 @@ typedef struct NB_PACKED nb_block_q6_k {
     uint16_t d;        /* F16 */
 } nb_block_q6_k;
 
+/* value(q) * d */
+typedef struct NB_PACKED nb_block_iq4_nl {
+    uint16_t d;     /* F16 */
+    uint8_t qs[16]; /* q, two in a byte */
+} nb_block_iq4_nl;
+
+/* value(q) * ((scale - 32) * d), 32 elements under one scale */
+typedef struct NB_PACKED nb_block_iq4_xs {
+    uint16_t d;          /* F16 */
+    uint8_t scales_h[2]; /* upper two bits of scale i at bit 2 i of these 16 */
+    uint8_t scales_l[4]; /* lower four of scale i at bit 4 i of these 32 */
+    uint8_t qs[128];     /* q, two in a byte, runs of 32 */
+} nb_block_iq4_xs;
+
+/* value(q) * 2^(e - 128); of e = 255, which OCP calls NaN, ggml makes 2^127 too */
+typedef struct NB_PACKED nb_block_mxfp4 {
+    uint8_t e;
+    uint8_t qs[16]; /* q, two in a byte */
+} nb_block_mxfp4;
+
 #ifdef __cplusplus
 #define NB_BLOCK_IS(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #else
@@ -132,7 +161,16 @@ NB_BLOCK_IS(nb_block_q3_k, 110);
 NB_BLOCK_IS(nb_block_q4_k, 144);
 NB_BLOCK_IS(nb_block_q5_k, 176);
 NB_BLOCK_IS(nb_block_q6_k, 210);
+NB_BLOCK_IS(nb_block_iq4_nl, 18);
+NB_BLOCK_IS(nb_block_iq4_xs, 136);
+NB_BLOCK_IS(nb_block_mxfp4, 17);
 #undef NB_BLOCK_IS
+
+/* 2^(e - 128) of an MXFP4 block: exact, those below 2^-126 too. */
+static inline float nb_mxfp4_step(uint8_t e)
+{
+    return nb_f32_from_bits(e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23);
+}
 
 /* A block as integers with their steps; what lies behind the block's elements is not set. */
 typedef struct nb_block_values {

@@ -248,13 +248,13 @@ static const struct type {
     {14, NB_DTYPE_Q6_K, "Q6_K"},     {15, NB_DTYPE_COUNT, "Q8_K"},
     {16, NB_DTYPE_COUNT, "IQ2_XXS"}, {17, NB_DTYPE_COUNT, "IQ2_XS"},
     {18, NB_DTYPE_COUNT, "IQ3_XXS"}, {19, NB_DTYPE_COUNT, "IQ1_S"},
-    {20, NB_DTYPE_COUNT, "IQ4_NL"},  {21, NB_DTYPE_COUNT, "IQ3_S"},
-    {22, NB_DTYPE_COUNT, "IQ2_S"},   {23, NB_DTYPE_COUNT, "IQ4_XS"},
+    {20, NB_DTYPE_IQ4_NL, "IQ4_NL"}, {21, NB_DTYPE_COUNT, "IQ3_S"},
+    {22, NB_DTYPE_COUNT, "IQ2_S"},   {23, NB_DTYPE_IQ4_XS, "IQ4_XS"},
     {24, NB_DTYPE_I8, "I8"},         {25, NB_DTYPE_I16, "I16"},
     {26, NB_DTYPE_I32, "I32"},       {27, NB_DTYPE_I64, "I64"},
     {28, NB_DTYPE_F64, "F64"},       {29, NB_DTYPE_COUNT, "IQ1_M"},
     {30, NB_DTYPE_BF16, "BF16"},     {34, NB_DTYPE_COUNT, "TQ1_0"},
-    {35, NB_DTYPE_COUNT, "TQ2_0"},   {39, NB_DTYPE_COUNT, "MXFP4"},
+    {35, NB_DTYPE_COUNT, "TQ2_0"},   {39, NB_DTYPE_MXFP4, "MXFP4"},
     {40, NB_DTYPE_COUNT, "NVFP4"},
 };
 

@@ -43,7 +43,10 @@ extern "C" {
     X(Q3_K, 110, 256)                                                                          \
     X(Q4_K, 144, 256)                                                                          \
     X(Q5_K, 176, 256)                                                                          \
-    X(Q6_K, 210, 256)
+    X(Q6_K, 210, 256)                                                                          \
+    X(IQ4_NL, 18, 32)                                                                          \
+    X(IQ4_XS, 136, 256)                                                                        \
+    X(MXFP4, 17, 32)
 
 typedef enum nb_dtype {
 #define NB_DTYPE_ENUM(name, bytes, elements) NB_DTYPE_##name,

@@ -105,7 +105,43 @@ NB_ALWAYS_INLINE void nb_unpack_q8_0(const nb_block_q8_0 *b, nb_block_values *ou
     nb_fill_steps(out, _cvtsh_ss(b->d), -0.0f);
 }
 
+/* Of each of 32 codes what the table of 16 says. */
+NB_ALWAYS_INLINE __m256i nb_table(__m128i values, __m256i codes)
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), codes);
+}
+
+NB_ALWAYS_INLINE void nb_unpack_iq4_nl(const nb_block_iq4_nl *b, nb_block_values *out)
+{
+    nb_store_q(out, 0, nb_table(_mm_setr_epi8(NB_IQ4_VALUES), nb_halves(b->qs)));
+    nb_fill_steps(out, _cvtsh_ss(b->d), -0.0f);
+}
+
+NB_ALWAYS_INLINE void nb_unpack_mxfp4(const nb_block_mxfp4 *b, nb_block_values *out)
+{
+    nb_store_q(out, 0, nb_table(_mm_setr_epi8(NB_MXFP4_VALUES), nb_halves(b->qs)));
+    nb_fill_steps(out, nb_mxfp4_step(b->e), -0.0f);
+}
+
 /* ---- blocks of 256 ---- */
+
+NB_ALWAYS_INLINE void nb_unpack_iq4_xs(const nb_block_iq4_xs *b, nb_block_values *out)
+{
+    const __m128i values = _mm_setr_epi8(NB_IQ4_VALUES);
+    uint32_t low;
+    uint16_t high;
+    int8_t scales[NB_BLOCK_STEPS];
+    memcpy(&low, b->scales_l, sizeof low);
+    memcpy(&high, b->scales_h, sizeof high);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        uint32_t scale = (low >> 4 * i & 15) | ((uint32_t)high >> 2 * i & 3) << 4;
+        scales[2 * i] = scales[2 * i + 1] = (int8_t)((int)scale - 32);
+        nb_store_q(out, 32 * i, nb_table(values, nb_halves(b->qs + 16 * i)));
+    }
+    nb_scale16(out->step, _mm_loadu_si128((const void *)scales), _cvtsh_ss(b->d));
+    nb_no_offsets(out);
+}
 
 NB_ALWAYS_INLINE void nb_unpack_q2_k(const nb_block_q2_k *b, nb_block_values *out)
 {

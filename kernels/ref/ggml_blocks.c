@@ -134,6 +134,41 @@ static void unpack_q6_k(const nb_block_q6_k *b, nb_block_values *out)
     }
 }
 
+static const int8_t iq4_values[16] = {NB_IQ4_VALUES};
+static const int8_t mxfp4_values[16] = {NB_MXFP4_VALUES};
+
+static void unpack_table(const uint8_t *qs, const int8_t values[16], int8_t *q)
+{
+    for (int j = 0; j < HALF; j++) {
+        q[j] = values[qs[j] & 15];
+        q[j + HALF] = values[qs[j] >> 4];
+    }
+}
+
+static void unpack_iq4_nl(const nb_block_iq4_nl *b, nb_block_values *out)
+{
+    unpack_table(b->qs, iq4_values, out->q);
+    fill_steps(out, nb_f32_from_f16(b->d), -0.0f);
+}
+
+static void unpack_iq4_xs(const nb_block_iq4_xs *b, nb_block_values *out)
+{
+    float d = nb_f32_from_f16(b->d);
+    for (int i = 0; i < NB_BLOCK_MAX / RUN; i++) {
+        int low = b->scales_l[i / 2] >> i % 2 * 4 & 15;
+        int high = b->scales_h[i / 4] >> i % 4 * 2 & 3;
+        unpack_table(b->qs + i * HALF, iq4_values, out->q + i * RUN);
+        out->step[2 * i] = out->step[2 * i + 1] = d * (float)((low | high << 4) - 32);
+        out->offset[2 * i] = out->offset[2 * i + 1] = -0.0f;
+    }
+}
+
+static void unpack_mxfp4(const nb_block_mxfp4 *b, nb_block_values *out)
+{
+    unpack_table(b->qs, mxfp4_values, out->q);
+    fill_steps(out, nb_mxfp4_step(b->e), -0.0f);
+}
+
 void nb_block_unpack_ref(nb_dtype dtype, const void *block, nb_block_values *out)
 {
     switch (dtype) {

@@ -70,6 +70,8 @@ static const struct {
     {NB_DTYPE_Q4_K, 2, {offsetof(nb_block_q4_k, d), offsetof(nb_block_q4_k, dmin)}},
     {NB_DTYPE_Q5_K, 2, {offsetof(nb_block_q5_k, d), offsetof(nb_block_q5_k, dmin)}},
     {NB_DTYPE_Q6_K, 1, {offsetof(nb_block_q6_k, d)}},
+    {NB_DTYPE_IQ4_NL, 1, {offsetof(nb_block_iq4_nl, d)}},
+    {NB_DTYPE_IQ4_XS, 1, {offsetof(nb_block_iq4_xs, d)}},
 };
 
 static void store_block(nb_dtype dtype, uint8_t *block, float value, uint64_t dice)
@@ -79,6 +81,7 @@ static void store_block(nb_dtype dtype, uint8_t *block, float value, uint64_t di
     for (size_t i = 0; i < sizeof block_numbers / sizeof *block_numbers; i++)
         for (int j = 0; block_numbers[i].dtype == dtype && j < block_numbers[i].n; j++)
             memcpy(block + block_numbers[i].at[j], &half, sizeof half);
+    if (dtype == NB_DTYPE_MXFP4) *block = value != 0 ? (uint8_t)(118 + (dice & 7)) : 0;
 }
 
 static void store(nb_dtype dtype, void *data, int64_t i, float value, int64_t limit,

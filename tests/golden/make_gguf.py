@@ -1,4 +1,4 @@
-"""Blocks of every GGUF type and what the gguf package expands them to: gguf/blocks.safetensors; seeds of the reader's
+"""Blocks of every GGUF type that is read and what the gguf package expands them to: gguf/blocks.safetensors; seeds of the reader's
 fuzz target: ../fuzz/corpus/gguf, and two with names of T5 and FLUX.1 for ../fuzz/corpus/canonical.
 
     make_gguf.py [-o FOLDER]        gguf 0.19.0, numpy, safetensors
@@ -15,10 +15,10 @@ from gguf import GGMLQuantizationType as Type, quants
 from safetensors.numpy import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
 # Where a block has its F16 fields.
 HALVES = dict(Q4_0=(0,), Q4_1=(0, 2), Q5_0=(0,), Q5_1=(0, 2), Q8_0=(0,), Q2_K=(80, 82), Q3_K=(108,), Q4_K=(0, 2), Q5_K=(0, 2),
-              Q6_K=(208,))
+              Q6_K=(208,), IQ4_NL=(0,), IQ4_XS=(0,), MXFP4=())
 
 
 def random_blocks(rng, name, n):
@@ -32,6 +32,8 @@ def random_blocks(rng, name, n):
             steps[3::7] = 0
             steps[4::7] = np.float16(-65504 if name[:2] == "Q8" else 600)
         blocks[:, at:at + 2] = steps.view(np.uint8).reshape(n, 2)
+    if name == "MXFP4":  # the largest exponents overflow
+        blocks[:, 0] = np.concatenate([np.arange(251, 251 - n // 2, -1), np.arange(n - n // 2)])
     return blocks
 
 
@@ -81,7 +83,8 @@ def seeds(folder):
     os.makedirs(folder, exist_ok=True)
     seed_file(f"{folder}/plain", ("F32", "F16"))
     seed_file(f"{folder}/small-blocks", TYPES[:5])
-    seed_file(f"{folder}/k-blocks", TYPES[5:])
+    seed_file(f"{folder}/k-blocks", TYPES[5:10])
+    seed_file(f"{folder}/table-blocks", TYPES[10:])
     seed_file(f"{folder}/keys", ("F32",), words=["a", "bc"], numbers=[1, 2, 3], nested=[[1, 2], [3]], text="x")
     seed_file(f"{folder}/shape", ("F32",), comfy__gguf__orig_shape__F32__weight=[3, 2, 1])
     names = ("token_embd", "enc.output_norm", "enc.blk.0.attn_q", "enc.blk.0.attn_rel_b", "enc.blk.11.ffn_gate")
