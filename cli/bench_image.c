@@ -404,17 +404,29 @@ static nb_status measure_on(struct image_bench *b, const nb_device *device)
     return print(b);
 }
 
+/* As nibble image would compute the same pipeline. */
+static nb_status open_stream(struct image_bench *b, const nb_device *device)
+{
+    const nb_common_options *common = &b->options->common;
+    nb_pipeline *pipeline;
+    nb_arithmetic arithmetic;
+    NB_TRY(nb_pipeline_open(b->folder, device, &pipeline));
+    nb_status status = nb_machine_compute(common, device, pipeline, &arithmetic);
+    nb_pipeline_close(pipeline);
+    if (status) return status;
+    return nb_stream_create(device, arithmetic.compute, (int)common->threads,
+                            nb_signals_catch(), &b->s);
+}
+
 static nb_status measure(struct image_bench *b, const char *folder)
 {
     nb_device *device;
-    nb_compute compute;
     b->folder = folder;
     b->times = calloc(ROW_COUNT, sizeof *b->times);
     if (!b->times) return nb_fail(NB_E_SYSTEM, "out of memory for the results");
-    nb_status status = nb_machine_open(&b->options->common, &device, &compute);
+    nb_status status = nb_machine_open(&b->options->common, &device);
     if (!status) {
-        status = nb_stream_create(device, compute, (int)b->options->common.threads,
-                                  nb_signals_catch(), &b->s);
+        status = open_stream(b, device);
         if (!status) status = measure_on(b, device);
         nb_bench_profile_destroy(b->profile);
         nb_stream_destroy(b->s);

@@ -332,10 +332,12 @@ nb_status nb_bench_kernels(const struct bench_options *o, nb_bench_kernel kernel
 {
     struct kernel_run run = {.options = o, .kernel = kernel};
     nb_device *device;
-    nb_compute compute;
-    NB_TRY(nb_machine_open(&o->common, &device, &compute));
-    nb_status status =
-        nb_stream_create(device, compute, (int)o->common.threads, nb_signals_catch(), &run.s);
+    nb_arithmetic arithmetic;
+    NB_TRY(nb_machine_open(&o->common, &device));
+    nb_status status = nb_machine_compute(&o->common, device, NULL, &arithmetic);
+    if (!status)
+        status = nb_stream_create(device, arithmetic.compute, (int)o->common.threads,
+                                  nb_signals_catch(), &run.s);
     if (!status) status = measure(&run);
     nb_stream_destroy(run.s);
     nb_device_close(device);

@@ -48,10 +48,12 @@ const nb_option nb_machine_options[NB_N_MACHINE_OPTIONS] = {
      .value = "auto|f32|bf16|a8|a4",
      .offset = AT(compute),
      .fallback = "auto",
-     .help = "precision of products; auto: bf16 where the processor has\n"
-             "AVX-512 BF16, else f32. a8: bf16, but 8-bit integers in\n"
-             "layers of FP8 and FP4 weights; a4: 4-bit activations,\n"
-             "emulated, in layers of FP4 weights"},
+     .help = "precision of products. a8: bf16, but 8-bit integers in layers\n"
+             "of FP8, FP4 and GGUF weights; a4: 4-bit activations, emulated,\n"
+             "in layers of FP4 weights. auto: the fastest that keeps what\n"
+             "the weights can draw: a8 for such a transformer where there\n"
+             "is AVX-512 VNNI, else bf16 where there is AVX-512 BF16, else\n"
+             "f32; -v says which and why"},
     {.name = "threads",
      .letter = 't',
      .type = NB_OPTION_INT,
@@ -102,17 +104,25 @@ nb_status nb_model_resolve(const char *model, char **out)
     return nb_model_locate(model, nb_getenv, out);
 }
 
-nb_status nb_machine_open(const nb_common_options *common, nb_device **device,
-                          nb_compute *compute)
+nb_status nb_machine_open(const nb_common_options *common, nb_device **device)
 {
-    NB_TRY(nb_device_open(common->device, device));
-    int has_bf16 = (nb_device_caps(*device) & NB_CPU_AVX512_BF16) != 0;
-    *compute = common->compute != COMPUTE_AUTO ? (nb_compute)(common->compute - 1)
-               : has_bf16                      ? NB_COMPUTE_BF16
-                                               : NB_COMPUTE_F32;
-    nb_console_say(common->console, NB_LOG_DEBUG, "device %s, compute %s%s",
-                   nb_device_name(*device), nb_compute_name(*compute),
-                   common->compute == COMPUTE_AUTO ? " (auto)" : "");
+    return nb_device_open(common->device, device);
+}
+
+nb_status nb_machine_compute(const nb_common_options *common, const nb_device *device,
+                             const nb_pipeline *pipeline, nb_arithmetic *out)
+{
+    nb_arithmetic a = {.why = ""};
+    if (common->compute != COMPUTE_AUTO)
+        a.compute = (nb_compute)(common->compute - 1);
+    else if (pipeline)
+        NB_TRY(nb_arithmetic_of(pipeline, device, &a));
+    else
+        nb_arithmetic_choose(device, NULL, &a);
+    nb_console_say(common->console, NB_LOG_DEBUG, "device %s, compute %s%s%s",
+                   nb_device_name(device), nb_compute_name(a.compute),
+                   *a.why ? " (auto): " : "", a.why);
+    *out = a;
     return NB_OK;
 }
 

@@ -11,7 +11,7 @@
 #include "cli/command.h"
 #include "cli/console.h"
 #include "kernels/base/json.h"
-#include "kernels/base/stream.h"
+#include "pipeline/arithmetic.h"
 
 typedef struct nb_common_options {
     nb_console *console; /* set by main; no option */
@@ -47,9 +47,13 @@ nb_status nb_model_resolve(const char *model, char **out) NB_MUST_CHECK;
 /* The variable of the environment, NULL if it is absent or empty. */
 const char *nb_getenv(const char *name);
 
-/* The device that the flags name, and what --compute means on it. */
-nb_status nb_machine_open(const nb_common_options *common, nb_device **device,
-                          nb_compute *compute) NB_MUST_CHECK;
+/* The device that the flags name. */
+nb_status nb_machine_open(const nb_common_options *common, nb_device **device) NB_MUST_CHECK;
+
+/* What --compute means on it for the weights of a pipeline (NULL: for weights of 16 bits and
+ * more); told with -v. Statuses are those of nb_arithmetic_of. */
+nb_status nb_machine_compute(const nb_common_options *common, const nb_device *device,
+                             const nb_pipeline *pipeline, nb_arithmetic *out) NB_MUST_CHECK;
 
 /* A JSON value to stdout, on one line, and a newline; consumes it. Integers under the key
  * "seed" are written as the unsigned numbers that they stand for. NULL counts as "out of

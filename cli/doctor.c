@@ -96,19 +96,25 @@ static json_t *linears(const nb_device *device)
     return names;
 }
 
+/* What --compute means for weights of 16 bits and more, and of few. */
+struct computes {
+    nb_compute plain, quantised;
+};
+
 /* Everything but the check. */
-static json_t *describe(const nb_device *device, nb_compute compute)
+static json_t *describe(const nb_device *device, const struct computes *computes)
 {
     char name[64], *demo = NULL;
     nb_cpu_name(name);
     json_t *json =
-        json_pack("{s:s, s:s, s:s, s:i, s:o, s:I, s:I, s:s, s:s, s:o, s:o}", "version",
+        json_pack("{s:s, s:s, s:s, s:i, s:o, s:I, s:I, s:s, s:s, s:s, s:o, s:o}", "version",
                   NB_VERSION, "build", nb_build(), "processor", name, "processors",
                   nb_cpu_count(), "instruction_sets", capabilities(), "memory_bytes",
                   (json_int_t)memory_figure("MemTotal"), "memory_available_bytes",
                   (json_int_t)memory_figure("MemAvailable"), "device", nb_device_name(device),
-                  "compute", nb_compute_name(compute), "variants", variants(device, compute),
-                  "libraries", nb_libraries());
+                  "compute", nb_compute_name(computes->plain), "compute_quantised",
+                  nb_compute_name(computes->quantised), "variants",
+                  variants(device, computes->plain), "libraries", nb_libraries());
     json_object_set_new(json, "linears", linears(device));
     if (nb_model_resolve(NULL, &demo) == NB_OK)
         json_object_set_new(json, "demo", json_string(demo));
@@ -142,8 +148,11 @@ static void print_description(json_t *json)
     json_object_foreach(json_object_get(json, "libraries"), key, value)
         printf("%s %s %s", i++ ? "," : "", key, json_string_value(value));
     printf("\nbuilt-in demo     %s\n", text_of(json, "demo"));
-    printf("would use         device %s, compute %s:\n                 ",
-           text_of(json, "device"), text_of(json, "compute"));
+    const char *compute = text_of(json, "compute"), *few = text_of(json, "compute_quantised");
+    printf("would use         device %s, compute %s", text_of(json, "device"), compute);
+    if (strcmp(compute, few) != 0)
+        printf(", of transformers with FP8, FP4 or GGUF weights %s", few);
+    printf(":\n                 ");
     i = 0;
     json_object_foreach(json_object_get(json, "variants"), key, value)
         printf("%s %s %s", i++ ? "," : "", key, json_string_value(value));
@@ -192,19 +201,32 @@ static nb_status examine(const struct doctor_options *o, json_t *json, struct fi
                    n_failed, n_failed == 1 ? "" : "s");
 }
 
+static nb_status resolve(const nb_common_options *common, const nb_device *device,
+                         struct computes *out)
+{
+    nb_arithmetic plain, quantised;
+    NB_TRY(nb_machine_compute(common, device, NULL, &plain));
+    quantised = plain;
+    if (*plain.why) nb_arithmetic_choose(device, "FP4", &quantised);
+    *out = (struct computes){plain.compute, quantised.compute};
+    return NB_OK;
+}
+
 static nb_status run(void *values, const nb_parsed *parsed)
 {
     const struct doctor_options *o = values;
     struct findings findings = {.console = o->common.console};
     nb_device *device;
-    nb_compute compute;
+    struct computes computes;
     if (parsed->n_words)
         return nb_fail(NB_E_USAGE, "doctor: wanted no words, found %.60s", parsed->words[0]);
-    NB_TRY(nb_machine_open(&o->common, &device, &compute));
-    json_t *json = describe(device, compute);
+    NB_TRY(nb_machine_open(&o->common, &device));
+    nb_status status = resolve(&o->common, device, &computes);
+    json_t *json = status ? NULL : describe(device, &computes);
     findings.failures = json_array();
-    nb_status status = json && findings.failures ? examine(o, json, &findings)
-                                                 : nb_fail(NB_E_SYSTEM, "out of memory");
+    if (!status)
+        status = json && findings.failures ? examine(o, json, &findings)
+                                           : nb_fail(NB_E_SYSTEM, "out of memory");
     json_decref(findings.failures);
     json_decref(json);
     nb_device_close(device);

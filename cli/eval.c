@@ -109,15 +109,21 @@ static nb_status keep_picture(void *arg, const nb_picture *picture)
     return p->path ? nb_output_write(picture, p->path, 1) : NB_OK;
 }
 
+/* compute NULL: what the flags say of such a model. */
 static nb_status painter_open(struct painter *p, const char *model, const nb_device *device,
-                              nb_compute compute, const nb_common_options *common)
+                              const nb_compute *compute, const nb_common_options *common)
 {
     char *directory;
+    nb_arithmetic arithmetic;
     NB_TRY(nb_model_resolve(model, &directory));
     nb_status status = nb_pipeline_open(directory, device, &p->pipeline);
     free(directory);
     if (status) return status;
-    return nb_stream_create(device, compute, (int)common->threads, nb_signals_catch(),
+    if (!compute) {
+        NB_TRY(nb_machine_compute(common, device, p->pipeline, &arithmetic));
+        compute = &arithmetic.compute;
+    }
+    return nb_stream_create(device, *compute, (int)common->threads, nb_signals_catch(),
                             &p->stream);
 }
 
@@ -221,15 +227,15 @@ static nb_status tell(const struct eval_options *o, const struct figures *f,
 /* ---- the command ---- */
 
 static nb_status eval_on(const struct eval_options *o, const nb_device *device,
-                         nb_compute compute, const nb_prompt_lines *prompts)
+                         const nb_prompt_lines *prompts)
 {
     static const nb_compute of_reference[] = {NB_COMPUTE_F32, NB_COMPUTE_BF16};
     struct painter model = {0}, reference = {0};
     struct figures f = {0};
-    nb_status status = painter_open(&model, o->model, device, compute, &o->common);
+    nb_status status = painter_open(&model, o->model, device, NULL, &o->common);
     if (!status)
         status = painter_open(&reference, o->reference ? o->reference : o->model, device,
-                              of_reference[o->reference_compute], &o->common);
+                              &of_reference[o->reference_compute], &o->common);
     for (int i = 0; i < prompts->n && !status; i++)
         status = draw_both(o, &model, &reference, prompts->lines[i], &f);
     if (!status) status = tell(o, &f, model.stream);
@@ -242,7 +248,6 @@ static nb_status run_eval(void *values, const nb_parsed *parsed)
 {
     struct eval_options *o = values;
     nb_device *device;
-    nb_compute compute;
     nb_prompt_lines prompts;
     if (parsed->n_words != 1 || strcmp(parsed->words[0], "image") != 0)
         return nb_fail(NB_E_USAGE, "eval: wanted the word image, found %s",
@@ -250,9 +255,9 @@ static nb_status run_eval(void *values, const nb_parsed *parsed)
     if (!o->prompts) return nb_fail(NB_E_USAGE, "eval image: wanted --prompts FILE");
     if (o->output) NB_TRY(nb_folder_make(o->output));
     NB_TRY(nb_prompt_read_lines(o->prompts, &prompts));
-    nb_status status = nb_machine_open(&o->common, &device, &compute);
+    nb_status status = nb_machine_open(&o->common, &device);
     if (!status) {
-        status = eval_on(o, device, compute, &prompts);
+        status = eval_on(o, device, &prompts);
         nb_device_close(device);
     }
     nb_prompt_lines_fini(&prompts);

@@ -339,31 +339,36 @@ static nb_status open_pipeline(const struct image_options *o, const nb_device *d
     return status;
 }
 
-static nb_status draw_on(struct image_run *run, const nb_device *device, nb_compute compute,
-                         const nb_txt2img_request *request)
+static nb_status draw_on(struct image_run *run, const nb_device *device,
+                         nb_txt2img_request *request)
 {
     nb_pipeline *pipeline;
+    nb_arithmetic arithmetic;
     nb_stream *stream = NULL;
     const atomic_int *stop = nb_signals_catch();
     const struct image_options *o = run->options;
     NB_TRY(open_pipeline(o, device, &pipeline));
-    nb_status status = nb_lora_use_list(pipeline, &o->loras, o->lora_lenient, compute);
+    nb_status status = nb_machine_compute(&o->common, device, pipeline, &arithmetic);
+    if (!status) {
+        request->compute_why = arithmetic.why;
+        status = nb_lora_use_list(pipeline, &o->loras, o->lora_lenient, arithmetic.compute);
+    }
     if (!status)
-        status = nb_stream_create(device, compute, (int)o->common.threads, stop, &stream);
+        status =
+            nb_stream_create(device, arithmetic.compute, (int)o->common.threads, stop, &stream);
     if (!status) status = draw_with(run, pipeline, stream, request);
     nb_stream_destroy(stream);
     nb_pipeline_close(pipeline);
     return status;
 }
 
-static nb_status draw(struct image_run *run, const nb_txt2img_request *request)
+static nb_status draw(struct image_run *run, nb_txt2img_request *request)
 {
     nb_device *device;
-    nb_compute compute;
-    NB_TRY(nb_machine_open(&run->options->common, &device, &compute));
+    NB_TRY(nb_machine_open(&run->options->common, &device));
     run->images = json_array();
-    nb_status status = run->images ? draw_on(run, device, compute, request)
-                                   : nb_fail(NB_E_SYSTEM, "out of memory");
+    nb_status status =
+        run->images ? draw_on(run, device, request) : nb_fail(NB_E_SYSTEM, "out of memory");
     json_decref(run->images);
     nb_device_close(device);
     return status;

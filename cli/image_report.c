@@ -28,16 +28,17 @@ json_t *nb_image_json(const struct image_run *run, const nb_pipeline *pipeline,
 {
     const nb_txt2img_request *r = &result->request;
     const nb_pipeline_info *info = nb_pipeline_get_info(pipeline);
+    const char *why = r->compute_why && *r->compute_why ? r->compute_why : NULL;
     json_t *json = json_pack("{s:O, s:s, s:I, s:I, s:I, s:i, s:f, s:f}", "images", run->images,
                              "model", info->directory, "seed", (json_int_t)r->seed, "width",
                              (json_int_t)r->width, "height", (json_int_t)r->height, "steps",
                              r->steps, "guidance", r->guidance, "true_cfg", r->true_cfg);
     json_t *machine = json_pack(
-        "{s:s, s:s, s:i, s:s, s:s, s:I, s:I, s:o}", "device", nb_device_name(stream->device),
-        "compute", nb_compute_name(stream->compute), "threads", stream->threads, "rng",
-        nb_rng_name(r->rng), "noise_dtype", nb_noise_name(r->noise), "peak_memory_bytes",
-        peak_bytes(), "arena_peak_bytes", (json_int_t)result->peak_bytes, "seconds",
-        seconds_json(result));
+        "{s:s, s:s, s:s?, s:i, s:s, s:s, s:I, s:I, s:o}", "device",
+        nb_device_name(stream->device), "compute", nb_compute_name(stream->compute),
+        "compute_why", why, "threads", stream->threads, "rng", nb_rng_name(r->rng),
+        "noise_dtype", nb_noise_name(r->noise), "peak_memory_bytes", peak_bytes(),
+        "arena_peak_bytes", (json_int_t)result->peak_bytes, "seconds", seconds_json(result));
     if (json && machine) json_object_update(json, machine);
     json_decref(machine);
     return json;

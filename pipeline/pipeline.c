@@ -417,6 +417,11 @@ const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p)
     return &p->info;
 }
 
+const char *nb_pipeline_weights(const nb_pipeline *p, nb_part part)
+{
+    return p->weights[part];
+}
+
 /* ---- LoRA ---------------------------------------------------------------------------------
  */
 

@@ -81,6 +81,9 @@ typedef struct nb_pipeline_info {
 } nb_pipeline_info;
 const nb_pipeline_info *nb_pipeline_get_info(const nb_pipeline *p);
 
+/* Where a part's weights are: a file, or a folder with them. */
+const char *nb_pipeline_weights(const nb_pipeline *p, nb_part part);
+
 /* LoRA files for the transformer and the text encoders, from now on; before any model is
  * opened, and once. Nothing of `uses` is kept. Statuses are those of nb_loras_open. */
 nb_status nb_pipeline_set_loras(nb_pipeline *p, const nb_lora_use *uses, int n,

@@ -99,6 +99,8 @@ static void set_making(json_t *o, const nb_recipe_args *a)
     json_object_set_new(o, "loras", loras_json(a));
     json_object_set_new(o, "device", json_string(nb_device_name(a->stream->device)));
     json_object_set_new(o, "compute", json_string(nb_compute_name(a->stream->compute)));
+    const char *why = a->request->compute_why;
+    json_object_set_new(o, "compute_why", string_or_null(why && *why ? why : NULL));
     json_object_set_new(o, "kernels", kernels_json(a->stream));
     json_object_set_new(o, "pixels", json_string(a->picture->sha256));
 }

@@ -6,9 +6,10 @@
  * null), true_cfg, width, height, steps, guidance (null without an embedder), t5_length, seed,
  * draw, index, batch_count, seed_step, rng {kind, sms, sm_threads}, noise, init_latents (null
  * or {path, sha256}), vae_tiled, model {name, clip, t5, transformer, vae: digests}, loras
- * [{name, weight, digest}], device, compute, kernels {linear, attn, conv2d: what ran}, pixels
- * (SHA-256 of RGB8, rows from the top). A seed above 2^63 - 1 is a string of digits, since JSON
- * libraries keep integers in 64 bits.
+ * [{name, weight, digest}], device, compute (what was computed in: "a8"),
+ * compute_why (why it was chosen; null if it was named), kernels {linear, attn, conv2d: what
+ * ran}, pixels (SHA-256 of RGB8, rows from the top). A seed above 2^63 - 1 is a string of
+ * digits, since JSON libraries keep integers in 64 bits.
  */
 #ifndef NB_PIPELINE_RECIPE_H
 #define NB_PIPELINE_RECIPE_H

@@ -36,6 +36,8 @@ typedef struct nb_txt2img_request {
     size_t max_memory;        /* bytes of activations; a VAE decode that needs more is tiled
                                  (other pixels, told by a warning). 0: no limit */
     const char *version;      /* of the program, for the recipe; never NULL */
+    const char *compute_why;  /* why the stream's arithmetic was chosen (arithmetic.h), for the
+                                 recipe; NULL or "": it was named */
 } nb_txt2img_request;
 
 /* Starting point: all defaults, guidance -1. */

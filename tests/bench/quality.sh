@@ -25,7 +25,12 @@ if [ $# -eq 0 ]; then
         "MXFP4=--format mxfp4@bf16" \
         "FP8=--format fp8@bf16" \
         "FP8, text encoders too=--format fp8 --component $all@bf16" \
+        "NVFP4, four-over-six=--method four-over-six@a8" \
+        "NVFP4, four-over-six, text encoders too=--method four-over-six --component $all@a8" \
         "NVFP4, sweep=--method sweep@a8" \
+        "MXFP4=--format mxfp4@a8" \
+        "FP8=--format fp8@a8" \
+        "FP8, text encoders too=--format fp8 --component $all@a8" \
         "NVFP4, sweep=--method sweep@a4"
 fi
 

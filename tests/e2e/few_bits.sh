@@ -89,6 +89,41 @@ ask 'transformer_blocks\.0\.ff\.net\.2' '1'
 refused 65 "transformer_blocks.0.ff.net.2.weight" "full_precision_matrix_mult: wanted" \
     -- image -m "$T/noted" -p cat "${quick[@]}" -o "$T/out/a.png"
 
+# takes MODEL WANTED WHY: what --compute auto takes is told, kept, and draws as if named.
+recipe_of() {
+    "$tool" png "$1" nibble >"$T/recipe"
+    "$tool" get "$T/recipe" "$2"
+}
+takes() {
+    what="auto with $1"
+    rm -f "$T"/out/*
+    run image -m "$1" -p cat -s 1 --size 32x32 --steps 1 --t5-length 16 -v -o "$T/out/1.png"
+    expect_status 0
+    expect_said "compute $2 (auto): " "$3"
+    check test "$(recipe_of "$T/out/1.png" compute)" = "$2"
+    check test "$(recipe_of "$T/out/1.png" compute_why | grep -cF "$3")" = 1
+    run image -m "$1" -p cat -s 1 --size 32x32 --steps 1 --t5-length 16 --compute "$2" --json \
+        -o "$T/out/2.png"
+    expect_status 0
+    check test "$("$tool" get "$T/stdout" compute)" = "$2"
+    check test "$("$tool" get "$T/stdout" compute_why)" = null
+    check test "$(recipe_of "$T/out/2.png" compute_why)" = null
+    check test "$(recipe_of "$T/out/1.png" pixels)" = "$(recipe_of "$T/out/2.png" pixels)"
+}
+run doctor --no-check --json
+expect_status 0
+plain=$("$tool" get "$T/stdout" compute)
+few=$("$tool" get "$T/stdout" compute_quantised)
+why_plain="no weights of FP8 or fewer bits" why_few="this processor"
+[ "$plain" = bf16 ] || why_plain="no instruction for products of BF16"
+takes "$models/dev" "$plain" "$why_plain"
+takes "$demo" "$few" "$why_few"
+takes "$models/fp8" "$few" "$why_few"
+run quantize "$models/dev" -o "$T/t5" --format fp8 --component text_encoder_2
+expect_status 0
+takes "$T/t5" "$plain" "$why_plain"
+check test "$few" = a8 -o "$few" = "$plain"
+
 what="the doctor"
 run doctor --no-check --json
 expect_status 0
