@@ -270,13 +270,14 @@ static nb_txt2img_request make_request(const struct image_options *o, const char
 static nb_status remember_picture(struct image_run *run, const nb_picture *picture,
                                   const char *path)
 {
-    json_t *image = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "path", path, "seed",
-                              (json_int_t)picture->seed, "draw", (json_int_t)picture->draw,
-                              "width", (json_int_t)picture->width, "height",
-                              (json_int_t)picture->height, "sha256", picture->sha256);
+    json_t *image =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:b}", "path", path, "seed",
+                  (json_int_t)picture->seed, "draw", (json_int_t)picture->draw, "width",
+                  (json_int_t)picture->width, "height", (json_int_t)picture->height, "sha256",
+                  picture->sha256, "one_colour", picture->one_colour);
     if (!image) /* a path that is not UTF-8 */
-        image = json_pack("{s:n, s:I, s:s}", "path", "seed", (json_int_t)picture->seed,
-                          "sha256", picture->sha256);
+        image = json_pack("{s:n, s:I, s:s, s:b}", "path", "seed", (json_int_t)picture->seed,
+                          "sha256", picture->sha256, "one_colour", picture->one_colour);
     if (json_array_append_new(run->images, image) == 0) return NB_OK;
     return nb_fail(NB_E_SYSTEM, "out of memory for the JSON result");
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "models/safetensors.h"
+#include "pipeline/pixels.h"
 
 /* ---- layouts ------------------------------------------------------------------------------
  */
@@ -56,16 +57,9 @@ static nb_status no_memory(int64_t values)
 
 nb_status nb_latents_check(const float *latents, int64_t n, double *rms)
 {
-    int64_t n_bad = 0;
     double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        n_bad += !isfinite(latents[i]);
-        sum += (double)latents[i] * (double)latents[i];
-    }
-    if (n_bad)
-        return nb_fail(NB_E_DATA,
-                       "%" PRId64 " of %" PRId64 " latents are not finite after the last step",
-                       n_bad, n);
+    NB_TRY(nb_check_finite(latents, n, "latents"));
+    for (int64_t i = 0; i < n; i++) sum += (double)latents[i] * (double)latents[i];
     *rms = sqrt(sum / (double)(n > 0 ? n : 1));
     return NB_OK;
 }

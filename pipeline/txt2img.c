@@ -23,6 +23,7 @@
 #include "kernels/elementwise.h"
 #include "pipeline/dump.h"
 #include "pipeline/latents.h"
+#include "pipeline/pixels.h"
 #include "pipeline/png.h"
 #include "pipeline/recipe.h"
 
@@ -133,6 +134,25 @@ static nb_status tokenize(struct job *j)
     return NB_OK;
 }
 
+/* What one encoder makes of the prompts: a NaN is told by its name, not the transformer's. */
+static nb_status check_states(struct job *j, nb_part part)
+{
+    for (int i = 0; i < j->n_texts; i++) {
+        const struct text *t = &j->texts[i];
+        nb_tensor states = part == NB_PART_CLIP ? t->pooled : t->states;
+        float *values = malloc((size_t)nb_tensor_count(states) * sizeof *values);
+        if (!values) return nb_fail(NB_E_SYSTEM, "out of memory for text states");
+        nb_stream_download(j->s, values, states);
+        nb_status status = nb_stream_sync(j->s);
+        if (!status) status = nb_check_finite(values, nb_tensor_count(states), "text states");
+        free(values);
+        if (status == NB_E_DATA)
+            return nb_fail_context(status, "%s: %s", j->info->directory, nb_part_name(part));
+        if (status) return status;
+    }
+    return NB_OK;
+}
+
 static nb_status encode_clip(struct job *j)
 {
     const nb_clip *clip;
@@ -144,7 +164,7 @@ static nb_status encode_clip(struct job *j)
     }
     nb_status status = checkpoint(j);
     nb_arena_rewind(j->s->arena, mark);
-    return status;
+    return status ? status : check_states(j, NB_PART_CLIP);
 }
 
 static nb_status encode_t5(struct job *j)
@@ -158,7 +178,7 @@ static nb_status encode_t5(struct job *j)
     }
     nb_status status = checkpoint(j);
     nb_arena_rewind(j->s->arena, mark);
-    return status;
+    return status ? status : check_states(j, NB_PART_T5);
 }
 
 static nb_status dump_text(struct job *j)
@@ -222,14 +242,9 @@ static nb_status no_memory(void)
 static nb_status hash_init_file(struct job *j)
 {
     nb_buffer *file;
-    nb_sha256 h;
-    unsigned char digest[NB_SHA256_BYTES];
     if (!j->r->init_latents) return NB_OK;
     NB_TRY(nb_file_map(j->r->init_latents, &file));
-    nb_sha256_init(&h);
-    nb_sha256_update(&h, nb_buffer_data(file), nb_buffer_bytes(file));
-    nb_sha256_final(&h, digest);
-    nb_sha256_hex(digest, j->init_sha256);
+    nb_sha256_of(nb_buffer_data(file), nb_buffer_bytes(file), j->init_sha256);
     nb_buffer_unref(file);
     return NB_OK;
 }
@@ -355,15 +370,35 @@ static nb_status take_step(struct job *j, struct denoiser *d, int i)
     return dump_tokens(j, "latents", i + 1, d->latents);
 }
 
+/* Leaves the latents in j->packed. Weights that are read wrongly make latents that decode to
+ * white: never without a word, and not after all the steps. */
+static nb_status check_latents(struct job *j, const struct denoiser *d, int step)
+{
+    double rms;
+    nb_stream_download(j->s, j->packed, d->latents);
+    NB_TRY(nb_stream_sync(j->s));
+    nb_status status = nb_latents_check(j->packed, nb_tensor_count(d->latents), &rms);
+    if (status)
+        return nb_fail_context(status, "%s: transformer, step %d of %d", j->info->directory,
+                               step, j->r->steps);
+    if (step == j->r->steps && rms > MOST_LATENTS)
+        nb_log(
+            NB_LOG_WARN,
+            "picture %d: latents of %.3g on the average, where about 1 is usual: the weights "
+            "may not be what their names say",
+            j->picture, rms);
+    return NB_OK;
+}
+
 static nb_status run_steps(struct job *j, struct denoiser *d)
 {
     NB_TRY(dump_tokens(j, "latents", 0, d->latents));
     for (int i = 0; i < j->r->steps; i++) {
         NB_TRY(take_step(j, d, i));
+        NB_TRY(check_latents(j, d, i + 1));
         tell(j, i + 1, j->r->steps);
     }
-    nb_stream_download(j->s, j->packed, d->latents);
-    return nb_stream_sync(j->s);
+    return NB_OK;
 }
 
 /* Leaves the final latents in j->packed. */
@@ -394,71 +429,21 @@ static nb_status denoise(struct job *j, const float *start)
 /* ---- pixels -------------------------------------------------------------------------------
  */
 
-static nb_status choose_tiling(struct job *j, const nb_vae *vae)
-{
-    int64_t h = 2 * j->shape.rows, w = 2 * j->shape.columns;
-    size_t limit = j->r->max_memory, whole = nb_vae_decode_bytes(vae, h, w, 0);
-    if (!limit || whole <= limit || j->result->tiled) return NB_OK;
-    size_t tiles = nb_vae_decode_bytes(vae, h, w, 1);
-    if (tiles > limit || tiles >= whole)
-        return nb_fail(NB_E_USAGE,
-                       "decoding %" PRId64 "x%" PRId64 " pixels takes %zu MB, %zu MB in tiles, "
-                       "but the limit is %zu MB",
-                       j->r->width, j->r->height, whole >> 20, tiles >> 20, limit >> 20);
-    nb_log(NB_LOG_WARN,
-           "decoding in tiles, to stay below %zu MB: pixels differ from an untiled decode's",
-           limit >> 20);
-    j->result->tiled = 1;
-    return NB_OK;
-}
-
-/* (x / 2 + 1/2) clamped to 0 .. 1, where a NaN stays one. */
-static int64_t unit_range(float *x, int64_t n)
-{
-    int64_t nans = 0;
-    for (int64_t i = 0; i < n; i++) {
-        float y = x[i] * 0.5f + 0.5f;
-        nans += y != y;
-        x[i] = y < 0.0f ? 0.0f : y > 1.0f ? 1.0f : y;
-    }
-    return nans;
-}
-
-static nb_status decode_latents(struct job *j, const nb_vae *vae)
-{
-    const nb_latent_shape *h = &j->shape;
-    nb_tensor latents = nb_stream_tensor(j->s, NB_DTYPE_F32, 3,
-                                         NB_SHAPE(h->channels, 2 * h->rows, 2 * h->columns));
-    nb_tensor image =
-        nb_stream_tensor(j->s, NB_DTYPE_F32, 3, NB_SHAPE(3, j->r->height, j->r->width));
-    nb_stream_upload(j->s, latents, j->planes);
-    if (nb_stream_sync(j->s) == NB_OK) {
-        if (j->result->tiled)
-            nb_vae_decode_tiled(vae, j->s, image, latents);
-        else
-            nb_vae_decode(vae, j->s, image, latents);
-    }
-    nb_stream_download(j->s, j->image, image);
-    return checkpoint(j);
-}
-
 /* From j->packed to j->image and j->rgb. */
 static nb_status decode(struct job *j)
 {
     const nb_vae *vae;
     int64_t n = 3 * j->r->height * j->r->width;
     NB_TRY(nb_pipeline_vae(j->p, &vae));
-    NB_TRY(choose_tiling(j, vae));
     nb_latents_unpack(j->planes, j->packed, &j->shape);
-    nb_arena_mark mark = nb_arena_save(j->s->arena);
-    nb_status status = decode_latents(j, vae);
-    nb_arena_rewind(j->s->arena, mark);
-    nb_arena_trim(j->s->arena);
+    const nb_decode_args args = {.vae = vae,
+                                 .rows = 2 * j->shape.rows,
+                                 .columns = 2 * j->shape.columns,
+                                 .max_memory = j->r->max_memory};
+    nb_status status = nb_decode_pixels(&args, j->s, j->planes, j->image, &j->result->tiled);
+    if (status == NB_E_DATA) return nb_fail_context(status, "%s: vae", j->info->directory);
+    if (!status) status = checkpoint(j);
     if (status) return status;
-    int64_t nans = unit_range(j->image, n);
-    if (nans)
-        nb_log(NB_LOG_WARN, "picture %d: %" PRId64 " of %" PRId64 " values are not numbers",
-               j->picture, nans, n);
     nb_image_from_planes(j->rgb, j->image, j->r->height, j->r->width);
     return dump_slice(j, "image", 4, NB_SHAPE(j->n_dumped, 3, j->r->height, j->r->width),
                       j->image, n);
@@ -476,13 +461,14 @@ static nb_status hand_out(struct job *j, const nb_start_point *point)
         .rgb = j->rgb,
         .latents = j->packed,
         .n_latents = nb_latent_count(&j->shape),
+        .one_colour = nb_is_one_colour(j->rgb, j->r->width * j->r->height),
     };
-    nb_sha256 h;
-    unsigned char digest[NB_SHA256_BYTES];
-    nb_sha256_init(&h);
-    nb_sha256_update(&h, j->rgb, (size_t)(3 * picture.width * picture.height));
-    nb_sha256_final(&h, digest);
-    nb_sha256_hex(digest, picture.sha256);
+    nb_sha256_of(j->rgb, (size_t)(3 * picture.width * picture.height), picture.sha256);
+    if (picture.one_colour)
+        nb_log(NB_LOG_WARN,
+               "picture %d: all of it is of one colour, #%02x%02x%02x: the weights may not be "
+               "what their names say",
+               j->picture, j->rgb[0], j->rgb[1], j->rgb[2]);
     const nb_recipe_args args = {j->r, j->info,  j->digests,      j->init_sha256,
                                  j->s, &picture, j->result->tiled};
     char *recipe = nb_recipe_json(&args), *parameters = nb_recipe_parameters(&args);
@@ -499,22 +485,6 @@ static nb_status hand_out(struct job *j, const nb_start_point *point)
 /* ---- the whole ----------------------------------------------------------------------------
  */
 
-/* Weights that are read wrongly make latents that decode to white: never without a word. */
-static nb_status check_latents(const struct job *j)
-{
-    double rms;
-    int64_t n = j->result->image_tokens * j->info->flux.in_channels;
-    nb_status status = nb_latents_check(j->packed, n, &rms);
-    if (status) return nb_fail_context(status, "%s: transformer", j->info->directory);
-    if (rms > MOST_LATENTS)
-        nb_log(
-            NB_LOG_WARN,
-            "picture %d: latents of %.3g on the average, where about 1 is usual: the weights "
-            "may not be what their names say",
-            j->picture, rms);
-    return NB_OK;
-}
-
 static nb_status make_picture(struct job *j, int index)
 {
     nb_start_point point;
@@ -522,7 +492,6 @@ static nb_status make_picture(struct job *j, int index)
     NB_TRY(nb_start_get(j->start, index, &point));
     NB_TRY(dump_noise(j, &point));
     NB_TRY(denoise(j, point.packed));
-    NB_TRY(check_latents(j));
     NB_TRY(run_stage(j, NB_STAGE_DECODE, decode));
     NB_TRY(hand_out(j, &point));
     j->result->n_pictures++;

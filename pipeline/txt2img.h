@@ -7,7 +7,9 @@
  * Euler in F32 -> VAE -> (x/2 + 1/2) clamped -> pixels
  *
  * All memory is the stream's arena and is given back to it at the end of the call. A raised
- * stop flag ends the call with E_STOPPED.
+ * stop flag ends the call with E_STOPPED. Text states, latents or pixels that are NaN or
+ * infinite end it with E_DATA, which names the part that gave them: such a picture is not
+ * handed out.
  */
 #ifndef NB_PIPELINE_TXT2IMG_H
 #define NB_PIPELINE_TXT2IMG_H
@@ -70,6 +72,7 @@ typedef struct nb_picture {
     uint8_t *rgb;         /* [height, width, 3] */
     const float *latents; /* [n_latents], packed, as the VAE's decoder got them */
     int64_t n_latents;
+    int one_colour;         /* all pixels are the same: a warning has been logged */
     char sha256[65];        /* of rgb, in hex */
     const char *recipe;     /* the `nibble` text: JSON */
     const char *parameters; /* A1111's `parameters` text */

@@ -106,3 +106,13 @@ void nb_sha256_hex(const unsigned char digest[NB_SHA256_BYTES], char hex[65])
     }
     hex[64] = 0;
 }
+
+void nb_sha256_of(const void *data, size_t bytes, char hex[65])
+{
+    nb_sha256 h;
+    unsigned char digest[NB_SHA256_BYTES];
+    nb_sha256_init(&h);
+    nb_sha256_update(&h, data, bytes);
+    nb_sha256_final(&h, digest);
+    nb_sha256_hex(digest, hex);
+}

@@ -22,4 +22,7 @@ void nb_sha256_final(nb_sha256 *h, unsigned char digest[NB_SHA256_BYTES]);
 /* The digest as 64 lower-case hex digits and a 0. */
 void nb_sha256_hex(const unsigned char digest[NB_SHA256_BYTES], char hex[65]);
 
+/* The digest of `bytes` of data, in hex. */
+void nb_sha256_of(const void *data, size_t bytes, char hex[65]);
+
 #endif

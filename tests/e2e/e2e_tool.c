@@ -4,11 +4,12 @@
  *   e2e_tool tensor FILE NAME KEY JSON   sets a field of a tensor in a safetensors header
  *   e2e_tool drop FILE NAME              takes a tensor out of the header
  *   e2e_tool rename FILE NAME NEW
- *   e2e_tool header FILE TEXT            puts TEXT in place of the header
- *   e2e_tool length FILE N               writes N as the header's length, nothing else
- *   e2e_tool set FILE KEY JSON           sets a key of a JSON file; "null!" takes it out
- *   e2e_tool get FILE PATH               prints a value of JSON: "images.0.path", "" is all
- *   e2e_tool png FILE [KEY]              prints "WxH", or the text of a key
+ *   e2e_tool fill FILE NAME HEX          repeats bytes over a tensor's data: ff is NaN in any
+ * type e2e_tool header FILE TEXT            puts TEXT in place of the header e2e_tool length
+ * FILE N               writes N as the header's length, nothing else e2e_tool set FILE KEY JSON
+ * sets a key of a JSON file; "null!" takes it out e2e_tool get FILE PATH               prints a
+ * value of JSON: "images.0.path", "" is all e2e_tool png FILE [KEY]              prints "WxH",
+ * or the text of a key
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -106,6 +107,24 @@ static void change_tensor(int argc, char **argv)
     close_container(&c);
 }
 
+static void fill_tensor(const char *path, const char *name, const char *hex)
+{
+    struct container c = open_container(path);
+    json_t *offsets = json_object_get(json_object_get(c.header, name), "data_offsets");
+    size_t begin = (size_t)json_integer_value(json_array_get(offsets, 0));
+    size_t end = (size_t)json_integer_value(json_array_get(offsets, 1)),
+           n_hex = strlen(hex) / 2;
+    if (!offsets || end > c.n_data || !n_hex) die(name);
+    char *data = nb_buffer_data(c.file), digits[3] = "";
+    size_t header = nb_buffer_bytes(c.file) - c.n_data;
+    for (size_t i = begin; i < end; i++) {
+        memcpy(digits, hex + 2 * ((i - begin) % n_hex), 2);
+        data[header + i] = (char)strtoul(digits, NULL, 16);
+    }
+    write_parts(path, data, nb_buffer_bytes(c.file), "", 0, "", 0);
+    close_container(&c);
+}
+
 static void change_header(const char *path, const char *text)
 {
     struct container c = open_container(path);
@@ -182,6 +201,8 @@ int main(int argc, char **argv)
     if ((!strcmp(what, "tensor") && argc == 6) || (!strcmp(what, "drop") && argc == 4) ||
         (!strcmp(what, "rename") && argc == 5))
         change_tensor(argc, argv);
+    else if (!strcmp(what, "fill") && argc == 5)
+        fill_tensor(argv[2], argv[3], argv[4]);
     else if (!strcmp(what, "header") && argc == 4)
         change_header(argv[2], argv[3]);
     else if (!strcmp(what, "length") && argc == 4)

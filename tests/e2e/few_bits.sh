@@ -51,7 +51,7 @@ ask() {
     local bytes header
     bytes=$(od -An -tu8 -N8 "$T/asks_nothing" | tr -d ' ')
     header=$(tail -c +9 "$T/asks_nothing" | head -c "$bytes" | sed -E \
-        's/(\\"'"$1"'\\": \{\\"format\\": \\"nvfp4\\")/\1, \\"full_precision_matrix_mult\\": '"$2"'/g')
+        's/(\\"'"$1"'\\": ?\{\\"format\\": ?\\"nvfp4\\")/\1, \\"full_precision_matrix_mult\\": '"$2"'/g')
     cp "$T/asks_nothing" "$noted"
     "$tool" header "$noted" "$header"
 }
