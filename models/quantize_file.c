@@ -107,13 +107,22 @@ static nb_status add_part(struct plan *p, const char *module, const nb_quant_par
     return NB_OK;
 }
 
-static nb_status note_layer(struct plan *p, const char *module, const nb_quant_target *target)
+/* A layer that wants unrounded inputs goes on wanting them. */
+static json_t *layer_note(const char *format, int exact_inputs)
+{
+    if (!exact_inputs) return json_pack("{s:s}", "format", format);
+    return json_pack("{s:s, s:b}", "format", format, "full_precision_matrix_mult", 1);
+}
+
+static nb_status note_layer(struct plan *p, const nb_quant_source *source,
+                            const nb_quant_target *target)
 {
     static const char *const formats[NB_QUANT_FORMAT_COUNT] = {
         [NB_QUANT_NVFP4] = "nvfp4", [NB_QUANT_FP8] = "float8_e4m3fn"};
     const char *format = target->dialect == NB_FP4_COMFY ? formats[target->format] : NULL;
-    json_object_del(p->layers, module);
-    if (format && json_object_set_new(p->layers, module, json_pack("{s:s}", "format", format)))
+    json_object_del(p->layers, source->module);
+    if (format && json_object_set_new(p->layers, source->module,
+                                      layer_note(format, source->tensor->exact_inputs)) != 0)
         return short_of_memory(p);
     return NB_OK;
 }
@@ -134,7 +143,7 @@ static nb_status add_converted(struct plan *p, struct step *step, const nb_quant
         nb_quant_part bias = {".bias", NB_DTYPE_F32, 1, {source->n, 0}};
         NB_TRY(add_part(p, source->module, &bias));
     }
-    return note_layer(p, source->module, &step->target);
+    return note_layer(p, source, &step->target);
 }
 
 static nb_status add_step(struct plan *p, const nb_stored *t)

@@ -325,7 +325,7 @@ static void converts_gguf(void **state)
 
 /* ---- NVFP4 that is kept beside NVFP4 of another layout ---- */
 
-static void write_two(const char *path)
+static void write_two(const char *path, const char *const *metadata)
 {
     static float data[2][128 * 64];
     nb_stored t[2];
@@ -338,7 +338,7 @@ static void write_two(const char *path)
                            .shape = {128, 64},
                            .data = data[i],
                            .bytes = sizeof data[i]};
-    assert_ok(nb_safetensors_write(path, t, 2, NULL));
+    assert_ok(nb_safetensors_write(path, t, 2, metadata));
 }
 
 /* 128 rows and 4 columns of scales: their shape does not tell tiles from rows. */
@@ -351,7 +351,7 @@ static void never_mixes_layouts(void **state)
     const char *out = scratch_path(state, "out.safetensors");
     const char *before = scratch_path(state, "before.safetensors");
     const char *after = scratch_path(state, "after.safetensors");
-    write_two(in);
+    write_two(in, NULL);
     for (int i = 0; i < 3; i++) {
         int stays = from[i] == to[i];
         assert_ok(convert(in, four, NB_QUANT_NVFP4, from[i], NULL));
@@ -366,6 +366,34 @@ static void never_mixes_layouts(void **state)
         assert_memory_equal(t->data, u->data, t->bytes);
         nb_checkpoint_close(a);
         nb_checkpoint_close(b);
+        nb_checkpoint_close(c);
+    }
+}
+
+/* Layers of comfy's that ask for unrounded inputs do so ever after. */
+static void keeps_exact_inputs(void **state)
+{
+    static const nb_quant_format formats[] = {NB_QUANT_NVFP4, NB_QUANT_FP8};
+    const char *in = scratch_path(state, "in.safetensors");
+    const char *noted = scratch_path(state, "noted.safetensors");
+    const char *out = scratch_path(state, "out.safetensors");
+    static const char *const metadata[] = {
+        "_quantization_metadata",
+        "{\"format_version\": \"1.0\", \"layers\": {\"a\": {\"format\": \"float8_e4m3fn\", "
+        "\"full_precision_matrix_mult\": true}, \"b\": {\"format\": \"float8_e4m3fn\"}}}",
+        NULL};
+    write_two(in, NULL);
+    assert_ok(convert(in, out, NB_QUANT_FP8, NB_FP4_COMFY, NULL));
+    nb_checkpoint *c = opened(out);
+    nb_stored t[4];
+    for (int i = 0; i < 4; i++) t[i] = *nb_checkpoint_tensor(c, i);
+    assert_ok(nb_safetensors_write(noted, t, 4, metadata));
+    nb_checkpoint_close(c);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(convert(noted, out, formats[i], NB_FP4_COMFY, NULL));
+        c = opened(out);
+        assert_true(find(c, "a.weight")->exact_inputs);
+        assert_false(find(c, "b.weight")->exact_inputs);
         nb_checkpoint_close(c);
     }
 }
@@ -405,15 +433,11 @@ static void refuses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(expands_model_optimizer),
-        TEST(quantises_effective_weights),
-        TEST(keeps_what_is_beside),
-        TEST(expands_fp8),
-        TEST(expands_nunchaku),
-        TEST(converts_nunchaku_folders),
-        TEST(converts_gguf),
-        TEST(never_mixes_layouts),
-        TEST(refuses),
+        TEST(expands_model_optimizer), TEST(quantises_effective_weights),
+        TEST(keeps_what_is_beside),    TEST(expands_fp8),
+        TEST(expands_nunchaku),        TEST(converts_nunchaku_folders),
+        TEST(converts_gguf),           TEST(never_mixes_layouts),
+        TEST(keeps_exact_inputs),      TEST(refuses),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
