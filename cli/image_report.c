@@ -23,16 +23,31 @@ static json_t *seconds_json(const nb_txt2img_result *result)
     return seconds;
 }
 
+/* A path that is not UTF-8 is null. */
+static json_t *loras_json(const nb_pipeline_info *info)
+{
+    json_t *loras = json_array();
+    for (int i = 0; i < info->n_loras; i++) {
+        const nb_pipeline_lora *l = &info->loras[i];
+        json_t *path = json_string(l->path);
+        json_array_append_new(loras,
+                              json_pack("{s:o, s:f, s:s}", "path", path ? path : json_null(),
+                                        "weight", l->weight, "digest", l->digest));
+    }
+    return loras;
+}
+
 json_t *nb_image_json(const struct image_run *run, const nb_pipeline *pipeline,
                       const nb_stream *stream, const nb_txt2img_result *result)
 {
     const nb_txt2img_request *r = &result->request;
     const nb_pipeline_info *info = nb_pipeline_get_info(pipeline);
     const char *why = r->compute_why && *r->compute_why ? r->compute_why : NULL;
-    json_t *json = json_pack("{s:O, s:s, s:I, s:I, s:I, s:i, s:f, s:f}", "images", run->images,
-                             "model", info->directory, "seed", (json_int_t)r->seed, "width",
-                             (json_int_t)r->width, "height", (json_int_t)r->height, "steps",
-                             r->steps, "guidance", r->guidance, "true_cfg", r->true_cfg);
+    json_t *json = json_pack("{s:O, s:s, s:o, s:I, s:I, s:I, s:i, s:f, s:f}", "images",
+                             run->images, "model", info->directory, "loras", loras_json(info),
+                             "seed", (json_int_t)r->seed, "width", (json_int_t)r->width,
+                             "height", (json_int_t)r->height, "steps", r->steps, "guidance",
+                             r->guidance, "true_cfg", r->true_cfg);
     json_t *machine = json_pack(
         "{s:s, s:s, s:s?, s:i, s:s, s:s, s:I, s:I, s:o}", "device",
         nb_device_name(stream->device), "compute", nb_compute_name(stream->compute),

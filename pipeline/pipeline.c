@@ -405,7 +405,10 @@ void nb_pipeline_close(nb_pipeline *p)
         free(p->tokenizer_paths[i]);
     }
     nb_loras_close(p->loras);
-    for (int i = 0; i < p->info.n_loras; i++) free(p->lora_infos[i].name);
+    for (int i = 0; i < p->info.n_loras; i++) {
+        free(p->lora_infos[i].path);
+        free(p->lora_infos[i].name);
+    }
     free(p->lora_infos);
     free(p->directory);
     free(p->name);
@@ -432,11 +435,12 @@ static nb_status describe_loras(nb_pipeline *p, const nb_lora_use *uses, int n)
     p->info.loras = p->lora_infos;
     for (int i = 0; i < n; i++) {
         nb_pipeline_lora *lora = &p->lora_infos[i];
-        lora->weight = uses[i].weight;
-        lora->name = last_part(uses[i].path);
-        if (!lora->name) return no_memory();
-        nb_checkpoint_digest(nb_loras_file(p->loras, i), lora->digest);
         p->info.n_loras++;
+        lora->weight = uses[i].weight;
+        lora->path = strdup(uses[i].path);
+        lora->name = last_part(uses[i].path);
+        if (!lora->path || !lora->name) return no_memory();
+        nb_checkpoint_digest(nb_loras_file(p->loras, i), lora->digest);
     }
     return NB_OK;
 }

@@ -56,6 +56,7 @@ nb_status nb_pipeline_open(const char *directory, const nb_device *device,
 void nb_pipeline_close(nb_pipeline *p);
 
 typedef struct nb_pipeline_lora {
+    char *path; /* as given */
     char *name; /* the file's, without folder and ending */
     double weight;
     char digest[65]; /* nb_checkpoint_digest */
