@@ -74,11 +74,13 @@ run image -m "$dev" -p cat -o "$T/meta.png" "${quick[@]}" --lora "$kohya:0.5"
 "$tool" png "$T/meta.png" nibble >"$T/recipe.json"
 check test "$("$tool" get "$T/recipe.json" loras.0.name)" = lora
 check test "$("$tool" get "$T/recipe.json" loras.0.weight)" = 0.5
+check test "$("$tool" png "$T/meta.png" parameters | head -n 1)" = "cat <lora:lora:0.5>"
+
 what="the result as JSON"
-run image -m "$dev" -p cat -o "$T/meta.png" "${quick[@]}" --json --lora "$T/style:2" \
+run image -m "$dev" -p cat -o "$T/told.png" "${quick[@]}" --json --lora "$T/style:2" \
     --lora "$cases/lora-comfy/lora.safetensors:0.75"
 expect_status 0
-"$tool" png "$T/meta.png" nibble >"$T/recipe.json"
+"$tool" png "$T/told.png" nibble >"$T/told.json"
 check test "$("$tool" get "$T/stdout" loras.0.path)" = "$T/style:2"
 check test "$("$tool" get "$T/stdout" loras.0.weight)" = 1.0
 check test "$("$tool" get "$T/stdout" loras.1.path)" = "$cases/lora-comfy/lora.safetensors"
@@ -86,12 +88,11 @@ check test "$("$tool" get "$T/stdout" loras.1.weight)" = 0.75
 for i in 0 1; do
     digest=$("$tool" get "$T/stdout" loras.$i.digest)
     check test "${#digest}" = 64
-    check test "$("$tool" get "$T/recipe.json" loras.$i.digest)" = "$digest"
+    check test "$("$tool" get "$T/told.json" loras.$i.digest)" = "$digest"
 done
-check test "$("$tool" get "$T/recipe.json" loras.0.digest)" != "$digest"
-run image -m "$dev" -p cat -o "$T/meta.png" "${quick[@]}" --json
+check test "$("$tool" get "$T/told.json" loras.0.digest)" != "$digest"
+run image -m "$dev" -p cat -o "$T/told.png" "${quick[@]}" --json
 check test "$("$tool" get "$T/stdout" loras)" = "[]"
-check test "$("$tool" png "$T/meta.png" parameters | head -n 1)" = "cat <lora:lora:0.5>"
 
 # spoil ARGS...: a copy of the kohya file at $bad, changed by the tool
 bad=$T/bad.safetensors
