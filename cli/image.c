@@ -425,9 +425,10 @@ const nb_command nb_command_image = {
     .name = "image",
     .summary = "draw a picture from words",
     .usage = "[WORDS...]",
-    .about =
-        "MODEL is a FLUX.1 folder in diffusers' layout (dev, schnell, Krea). The same seed,\n"
-        "model and settings give the same bytes for any number of threads.\n",
+    .about = "MODEL is a FLUX.1 folder in diffusers' layout (dev, schnell, Krea), or a file "
+             "with all\n"
+             "parts, beside its tokenizers. The same seed,\n"
+             "model and settings give the same bytes for any number of threads.\n",
     .examples = "nibble image \"a large red circle on a blue background\" -o circle.png\n"
                 "nibble image -m ~/models/FLUX.1-schnell \"a cat on a sofa\" --size 512x512\n"
                 "nibble image -m black-forest-labs/FLUX.1-dev -f prompt.txt -s 7 --steps 20\n"

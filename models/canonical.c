@@ -103,21 +103,36 @@ const nb_canonical_rule nb_canonical_rules[] = {
         {NULL, WHOLE, {NULL}},
 };
 
-const char *const nb_canonical_prefixes[] = {
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "first_stage_model.",
-    "vae.",
-    "text_encoders.clip_l.transformer.",
-    "text_encoders.t5xxl.transformer.",
-    NULL,
+const nb_canonical_prefix nb_canonical_prefixes[] = {
+    {"model.diffusion_model.", NB_KIND_FLUX},
+    {"diffusion_model.", NB_KIND_FLUX},
+    {"first_stage_model.", NB_KIND_VAE},
+    {"vae.", NB_KIND_VAE},
+    {"text_encoders.clip_l.transformer.", NB_KIND_CLIP},
+    {"text_encoders.t5xxl.transformer.", NB_KIND_T5},
+    {NULL, NB_KIND_UNKNOWN},
 };
 
+/* NULL if the name has none. */
+static const nb_canonical_prefix *prefix_of(const char *name)
+{
+    const nb_canonical_prefix *p = nb_canonical_prefixes;
+    while (p->text && strncmp(name, p->text, strlen(p->text)) != 0) p++;
+    return p->text ? p : NULL;
+}
+
+/* A mark of the whole part keeps its prefix: two parts may have one. */
 static const char *without_prefix(const char *name)
 {
-    for (const char *const *prefix = nb_canonical_prefixes; *prefix; prefix++)
-        if (strncmp(name, *prefix, strlen(*prefix)) == 0) return name + strlen(*prefix);
-    return name;
+    const nb_canonical_prefix *p = prefix_of(name);
+    const char *rest = p ? name + strlen(p->text) : name;
+    return strcmp(rest, "scaled_fp8") == 0 ? name : rest;
+}
+
+static int is_of_part(const char *name, nb_component_kind kind)
+{
+    const nb_canonical_prefix *p = prefix_of(name);
+    return kind == NB_KIND_UNKNOWN || !p || p->kind == kind;
 }
 
 /* --- names --- */
@@ -172,7 +187,8 @@ struct view {
     nb_arena *storage;
     const nb_stored **tensors;
     int64_t n, capacity;
-    int n_levels; /* of BFL's decoder */
+    nb_component_kind kind; /* UNKNOWN: of all */
+    int n_levels;           /* of BFL's decoder */
 };
 
 static nb_stored *add_tensor(struct view *v, const char *name, const nb_stored *like)
@@ -390,14 +406,16 @@ static nb_status fill_view(struct view *v)
     v->tensors = malloc(((size_t)v->capacity + 1) * sizeof *v->tensors);
     if (!v->tensors) return no_memory(v);
     NB_TRY(nb_arena_create(&v->storage));
-    for (int64_t i = 0; i < n; i++)
-        NB_TRY(add_canonical(v, nb_checkpoint_tensor(v->checkpoint, i)));
+    for (int64_t i = 0; i < n; i++) {
+        const nb_stored *t = nb_checkpoint_tensor(v->checkpoint, i);
+        if (is_of_part(t->name, v->kind)) NB_TRY(add_canonical(v, t));
+    }
     return NB_OK;
 }
 
-nb_status nb_canonical_rename(nb_checkpoint *c)
+static nb_status rename_part(nb_checkpoint *c, nb_component_kind kind)
 {
-    struct view v = {.checkpoint = c};
+    struct view v = {.checkpoint = c, .kind = kind};
     if (nb_nunchaku_is_one(c)) return nb_nunchaku_rename(c);
     nb_status status = fill_view(&v);
     if (!status) status = nb_checkpoint_set_tensors(c, v.tensors, v.n, v.storage);
@@ -406,11 +424,21 @@ nb_status nb_canonical_rename(nb_checkpoint *c)
     return status;
 }
 
+nb_status nb_canonical_rename(nb_checkpoint *c)
+{
+    return rename_part(c, NB_KIND_UNKNOWN);
+}
+
 nb_status nb_canonical_open(const char *path, nb_checkpoint **out)
+{
+    return nb_canonical_open_part(path, NB_KIND_UNKNOWN, out);
+}
+
+nb_status nb_canonical_open_part(const char *path, nb_component_kind kind, nb_checkpoint **out)
 {
     nb_checkpoint *c = NULL;
     NB_TRY(nb_checkpoint_open(path, &c));
-    nb_status status = nb_canonical_rename(c);
+    nb_status status = rename_part(c, kind);
     if (status)
         nb_checkpoint_close(c);
     else

@@ -15,8 +15,26 @@
 
 #include "models/checkpoint.h"
 
+/* What a checkpoint, or a part of one, is. */
+typedef enum nb_component_kind {
+    NB_KIND_UNKNOWN,
+    NB_KIND_FLUX, /* FLUX.1 transformer */
+    NB_KIND_CLIP, /* text model */
+    NB_KIND_T5,   /* encoder */
+    NB_KIND_VAE,  /* AutoencoderKL */
+    NB_KIND_LORA,
+    NB_KIND_NO_WEIGHTS, /* tokenizer, scheduler ... */
+    NB_KIND_COUNT
+} nb_component_kind;
+
 /* nb_checkpoint_open, with canonical names. E_DATA also if a fused tensor cannot be cut. */
 nb_status nb_canonical_open(const char *path, nb_checkpoint **out) NB_MUST_CHECK;
+
+/* The same, of an all-in-one file only the part `kind`: without what has another part's
+ * prefix. What is said of such a checkpoint as a whole, which of its types has most bytes or
+ * that its FP8 has scales, is then said of the part. UNKNOWN: all of it. */
+nb_status nb_canonical_open_part(const char *path, nb_component_kind kind,
+                                 nb_checkpoint **out) NB_MUST_CHECK;
 
 /* The same for an open checkpoint, once; it is unchanged on failure. */
 nb_status nb_canonical_rename(nb_checkpoint *c) NB_MUST_CHECK;
@@ -42,7 +60,11 @@ typedef struct nb_canonical_rule {
 /* The first rule that fits is used: longer ones stand before their beginnings. */
 extern const nb_canonical_rule nb_canonical_rules[];
 
-/* The prefixes that are dropped; NULL-terminated. */
-extern const char *const nb_canonical_prefixes[];
+/* The prefixes that are dropped, and what they stand before; text NULL ends the table. */
+typedef struct nb_canonical_prefix {
+    const char *text;
+    nb_component_kind kind;
+} nb_canonical_prefix;
+extern const nb_canonical_prefix nb_canonical_prefixes[];
 
 #endif

@@ -399,8 +399,8 @@ static nb_status add_checkpoint(nb_inspection *in, const char *class_name,
                                 const nb_checkpoint *checkpoint)
 {
     NB_TRY(add_prefixed(in, class_name, checkpoint, ""));
-    for (const char *const *prefix = nb_canonical_prefixes; *prefix; prefix++)
-        NB_TRY(add_prefixed(in, class_name, checkpoint, *prefix));
+    for (const nb_canonical_prefix *p = nb_canonical_prefixes; p->text; p++)
+        NB_TRY(add_prefixed(in, class_name, checkpoint, p->text));
     if (in->n_components) return NB_OK;
     nb_component *c = NULL;
     NB_TRY(add_component(in, "", class_name, &c));

@@ -7,18 +7,7 @@
 #ifndef NB_MODELS_INSPECT_H
 #define NB_MODELS_INSPECT_H
 
-#include "models/checkpoint.h"
-
-typedef enum nb_component_kind {
-    NB_KIND_UNKNOWN,
-    NB_KIND_FLUX, /* FLUX.1 transformer */
-    NB_KIND_CLIP, /* text model */
-    NB_KIND_T5,   /* encoder */
-    NB_KIND_VAE,  /* AutoencoderKL */
-    NB_KIND_LORA,
-    NB_KIND_NO_WEIGHTS, /* tokenizer, scheduler ... */
-    NB_KIND_COUNT
-} nb_component_kind;
+#include "models/canonical.h"
 
 const char *nb_component_kind_text(nb_component_kind kind); /* "T5 encoder" */
 

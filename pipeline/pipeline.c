@@ -155,7 +155,7 @@ static nb_status read_index(const char *directory)
 static nb_status open_checkpoint(nb_pipeline *p, nb_part part)
 {
     if (p->checkpoints[part]) return NB_OK;
-    NB_TRY(nb_canonical_open(p->weights[part], &p->checkpoints[part]));
+    NB_TRY(nb_canonical_open_part(p->weights[part], parts[part].kind, &p->checkpoints[part]));
     nb_checkpoint_set_loras(p->checkpoints[part], p->loras);
     return NB_OK;
 }
@@ -364,11 +364,24 @@ static nb_status set_paths(nb_pipeline *p, const nb_pipeline_paths *paths)
     return NB_OK;
 }
 
-static nb_status open_into(nb_pipeline *p, const nb_pipeline_paths *paths)
+/* A file in a directory's place holds whatever part is not given on its own. */
+static nb_pipeline_paths without_file(const nb_pipeline_paths *paths)
 {
-    NB_TRY(set_paths(p, paths));
-    if (paths->directory) NB_TRY(read_index(paths->directory));
-    NB_TRY(read_configs(p, paths));
+    nb_pipeline_paths of_parts = *paths;
+    const char *file = paths->directory;
+    if (!file || !nb_file_exists(file) || nb_file_is_directory(file)) return of_parts;
+    for (int i = 0; i < NB_PART_COUNT; i++)
+        if (!of_parts.parts[i]) of_parts.parts[i] = file;
+    of_parts.directory = NULL;
+    return of_parts;
+}
+
+static nb_status open_into(nb_pipeline *p, const nb_pipeline_paths *given)
+{
+    const nb_pipeline_paths paths = without_file(given);
+    NB_TRY(set_paths(p, &paths));
+    if (paths.directory) NB_TRY(read_index(paths.directory));
+    NB_TRY(read_configs(p, &paths));
     return set_defaults(p);
 }
 

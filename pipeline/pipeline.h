@@ -39,10 +39,11 @@ int nb_pipeline_is_one(const char *path);
  * is read off its tensors' shapes) or a folder with a config.json, and stands in the place of
  * the directory's. Without a directory all four are wanted, the schedule is FLUX.1 dev's or
  * schnell's by the transformer's guidance embedder, and tokenizers default to those beside the
- * transformer.
+ * transformer. A file in the directory's place is an all-in-one checkpoint: each part that is
+ * not given on its own is in it.
  */
 typedef struct nb_pipeline_paths {
-    const char *directory; /* as nb_model_locate gives it, or NULL */
+    const char *directory; /* or an all-in-one file; as nb_model_locate gives it; or NULL */
     const char *parts[NB_PART_COUNT];
     const char *tokenizers; /* a folder that holds tokenizer/ and tokenizer_2/, or NULL */
 } nb_pipeline_paths;

@@ -4,12 +4,13 @@
  *   e2e_tool tensor FILE NAME KEY JSON   sets a field of a tensor in a safetensors header
  *   e2e_tool drop FILE NAME              takes a tensor out of the header
  *   e2e_tool rename FILE NAME NEW
- *   e2e_tool fill FILE NAME HEX          repeats bytes over a tensor's data: ff is NaN in any
- * type e2e_tool header FILE TEXT            puts TEXT in place of the header e2e_tool length
- * FILE N               writes N as the header's length, nothing else e2e_tool set FILE KEY JSON
- * sets a key of a JSON file; "null!" takes it out e2e_tool get FILE PATH               prints a
- * value of JSON: "images.0.path", "" is all e2e_tool png FILE [KEY]              prints "WxH",
- * or the text of a key
+ *   e2e_tool fill FILE NAME HEX          repeats bytes over a tensor's data: ff is NaN
+ *   e2e_tool header FILE TEXT            puts TEXT in place of the header
+ *   e2e_tool length FILE N               writes N as the header's length, nothing else
+ *   e2e_tool set FILE KEY JSON           sets a key of a JSON file; "null!" takes it out
+ *   e2e_tool get FILE PATH               prints a value of JSON: "images.0.path", "" is all
+ *   e2e_tool png FILE [KEY]              prints "WxH", or the text of a key
+ *   e2e_tool pack OUT PREFIX FILE ...    one file, safetensors or .gguf, of all tensors
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include "kernels/base/file.h"
 #include "kernels/base/json.h"
 #include "pipeline/png.h"
+#include "tests/e2e/pack.h"
 
 static _Noreturn void die(const char *what)
 {
@@ -211,6 +213,8 @@ int main(int argc, char **argv)
         set_key(argv[2], argv[3], argv[4]);
     else if (!strcmp(what, "get") && argc == 4)
         get_value(argv[2], argv[3]);
+    else if (!strcmp(what, "pack") && argc >= 5 && argc % 2)
+        pack(argc - 2, argv + 2);
     else if (!strcmp(what, "png") && argc <= 4)
         tell_png(argv[2], argc == 4 ? argv[3] : NULL);
     else

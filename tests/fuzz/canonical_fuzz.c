@@ -33,10 +33,13 @@ static void open_all(const char *path)
     json_t *config;
     if (nb_canonical_open(path, &c)) return;
     read_all(c);
-    for (int kind = NB_KIND_FLUX; kind <= NB_KIND_VAE; kind++)
+    nb_checkpoint_close(c);
+    for (int kind = NB_KIND_FLUX; kind <= NB_KIND_VAE; kind++) {
+        if (nb_canonical_open_part(path, (nb_component_kind)kind, &c)) continue;
         if (nb_config_from_shapes(c, (nb_component_kind)kind, &config) == NB_OK)
             json_decref(config);
-    nb_checkpoint_close(c);
+        nb_checkpoint_close(c);
+    }
     if (nb_inspect(path, &inspection)) abort(); /* what opens can be told about */
     nb_inspection_destroy(inspection);
 }

@@ -229,8 +229,40 @@ static void keeps_the_digest(void **state)
     nb_checkpoint_close(c);
 }
 
-#define T(test) cmocka_unit_test_setup_teardown(test, scratch_setup, scratch_teardown)
+/* Of an all-in-one file only what is a part's own; a mark of whole parts may be there twice. */
+static void opens_one_part(void **state)
+{
+    static const struct item items[] = {
+        {"model.diffusion_model.img_in.weight", 2, 1},
+        {"model.diffusion_model.scaled_fp8", 1, NONE},
+        {"text_encoders.clip_l.transformer.text_model.final_layer_norm.weight", 1, NONE},
+        {"text_encoders.t5xxl.transformer.shared.weight", 1, 1},
+        {"text_encoders.t5xxl.transformer.scaled_fp8", 1, NONE},
+        {"vae.decoder.conv_in.bias", 1, NONE},
+        {"no.part.weight", 1, NONE},
+    };
+    static const struct {
+        nb_component_kind kind;
+        int64_t n;
+        const char *own;
+    } parts[] = {{NB_KIND_FLUX, 3, "x_embedder.weight"},
+                 {NB_KIND_CLIP, 2, "text_model.final_layer_norm.weight"},
+                 {NB_KIND_T5, 3, "shared.weight"},
+                 {NB_KIND_VAE, 2, "decoder.conv_in.bias"},
+                 {NB_KIND_UNKNOWN, N(items), "shared.weight"}};
+    const char *path = scratch_path(state, "all.safetensors");
+    write_items(path, items, N(items));
+    for (size_t i = 0; i < N(parts); i++) {
+        nb_checkpoint *c;
+        assert_ok(nb_canonical_open_part(path, parts[i].kind, &c));
+        assert_int_equal(nb_checkpoint_n_tensors(c), parts[i].n);
+        assert_non_null(nb_checkpoint_find(c, parts[i].own));
+        assert_non_null(nb_checkpoint_find(c, "no.part.weight"));
+        nb_checkpoint_close(c);
+    }
+}
 
+#define T(test) cmocka_unit_test_setup_teardown(test, scratch_setup, scratch_teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +275,7 @@ int main(void)
         T(maps_whole_files),
         T(leaves_canonical_names),
         T(keeps_the_digest),
+        T(opens_one_part),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
