@@ -7,7 +7,7 @@
 
 enum { NAME_BYTES = 512 };
 
-static const char COMFY_QUANT[] = ".comfy_quant";
+static const char COMFY_QUANT[] = ".comfy_quant", SCALED_FP8[] = "scaled_fp8";
 
 static const nb_stored *part_of(const nb_container *f, const char *layer, const char *part)
 {
@@ -92,6 +92,30 @@ static nb_status read_note(nb_container *f, const nb_stored *t)
     return status;
 }
 
+/* What a tensor `scaled_fp8` says of all layers under its prefix. */
+static void read_marker(nb_container *f, const nb_stored *marker)
+{
+    static const char scale[] = ".scale_weight";
+    char layer[NAME_BYTES];
+    size_t prefix = strlen(marker->name) - strlen(SCALED_FP8);
+    if (nb_stored_count(marker) != 2) return;
+    for (int64_t i = 0; i < nb_container_n_tensors(f); i++) {
+        const char *name = nb_container_tensor(f, i)->name;
+        if (strncmp(name, marker->name, prefix) != 0 || !nb_name_ends_with(name, scale))
+            continue;
+        snprintf(layer, sizeof layer, "%.*s", (int)(strlen(name) - strlen(scale)), name);
+        const nb_stored *weight = part_of(f, layer, "weight");
+        if (weight && (weight->dtype == NB_DTYPE_F8_E4M3 || weight->dtype == NB_DTYPE_F8_E5M2))
+            nb_container_want_exact_inputs(f, weight);
+    }
+}
+
+static int is_marker(const char *name)
+{
+    size_t n = strlen(name), suffix = strlen(SCALED_FP8);
+    return nb_name_ends_with(name, SCALED_FP8) && (n == suffix || name[n - suffix - 1] == '.');
+}
+
 nb_status nb_declared_read(nb_container *f)
 {
     const char *text = nb_container_metadata(f, "_quantization_metadata");
@@ -99,6 +123,7 @@ nb_status nb_declared_read(nb_container *f)
     for (int64_t i = 0; i < nb_container_n_tensors(f); i++) {
         const nb_stored *t = nb_container_tensor(f, i);
         if (nb_name_ends_with(t->name, COMFY_QUANT)) NB_TRY(read_note(f, t));
+        if (!text && is_marker(t->name)) read_marker(f, t);
     }
     return NB_OK;
 }

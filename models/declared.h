@@ -10,7 +10,9 @@
  *
  * `"full_precision_matrix_mult": true` asks for products of inputs that are not rounded to few
  * bits, whatever else is: the layer's weight has exact_inputs (kernels/weight.h), and is
- * computed at a8 and a4 as it is at bf16.
+ * computed at a8 and a4 as it is at bf16. Files from before these notes ask for it by a tensor
+ * `scaled_fp8` of two elements (one of none asks for nothing): in the name of every FP8 layer
+ * with a `scale_weight` that has the same prefix.
  */
 #ifndef NB_MODELS_DECLARED_H
 #define NB_MODELS_DECLARED_H

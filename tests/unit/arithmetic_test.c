@@ -47,7 +47,7 @@ static void finds_few_bits_of_files(void **state)
         {MODELS "dev/transformer", NULL},
         {MODELS "sharded/transformer", NULL},
         {MODELS "f16/transformer", NULL},
-        {MODELS "single/flux1-dev.safetensors", "FP8"},
+        {MODELS "single/flux1-dev.safetensors", NULL}, /* of FP8, and wants exact inputs */
         {MODELS "fp8/transformer", "FP8"},
         {MODELS "fp8-weight-scale/transformer", "FP8"},
         {MODELS "modelopt-svdquant/transformer", "FP4"},

@@ -140,6 +140,49 @@ static void carries_the_wish_to_the_weight(void **state)
     nb_checkpoint_close(c);
 }
 
+/* Before there were notes. */
+static void hears_scaled_fp8(void **state)
+{
+    static const struct {
+        const char *marker;
+        int64_t n;
+        int a, b; /* exact? */
+    } cases[] = {
+        {"scaled_fp8", 2, 1, 1},       {"scaled_fp8", 0, 0, 0},     {"m.scaled_fp8", 2, 1, 0},
+        {"m.scaled_fp8", 1, 0, 0},     {"m.a.scaled_fp8", 2, 1, 0}, {"not_scaled_fp8", 2, 0, 0},
+        {"other.scaled_fp8", 2, 0, 0},
+    };
+    static const char data[16];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const nb_stored t[] = {
+            {"m.a.weight", "", NB_DTYPE_F8_E4M3, 2, {2, 2}, data, 4, 0},
+            {"m.a.scale_weight", "", NB_DTYPE_F32, 0, {0}, data, 4, 0},
+            {"b.weight", "", NB_DTYPE_F8_E5M2, 2, {2, 2}, data, 4, 0},
+            {"b.scale_weight", "", NB_DTYPE_F32, 0, {0}, data, 4, 0},
+            {"c.weight", "", NB_DTYPE_F8_E4M3, 2, {2, 2}, data, 4, 0}, /* a plain cast */
+            {"d.weight", "", NB_DTYPE_BF16, 2, {2, 2}, data, 8, 0},
+            {"d.scale_weight", "", NB_DTYPE_F32, 0, {0}, data, 4, 0},
+            {cases[i].marker,
+             "",
+             NB_DTYPE_F8_E4M3,
+             1,
+             {cases[i].n},
+             data,
+             (size_t)cases[i].n,
+             0},
+        };
+        const char *path = scratch_path(state, "m.safetensors");
+        nb_checkpoint *c;
+        assert_ok(nb_safetensors_write(path, t, sizeof t / sizeof *t, NULL));
+        assert_ok(nb_checkpoint_open(path, &c));
+        assert_int_equal(nb_checkpoint_find(c, "m.a.weight")->exact_inputs, cases[i].a);
+        assert_int_equal(nb_checkpoint_find(c, "b.weight")->exact_inputs, cases[i].b);
+        assert_int_equal(nb_checkpoint_find(c, "c.weight")->exact_inputs, 0);
+        assert_int_equal(nb_checkpoint_find(c, "d.weight")->exact_inputs, 0);
+        nb_checkpoint_close(c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -148,6 +191,7 @@ int main(void)
                                         scratch_teardown),
         cmocka_unit_test_setup_teardown(hears_who_wants_exact_inputs, scratch_setup,
                                         scratch_teardown),
+        cmocka_unit_test_setup_teardown(hears_scaled_fp8, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(carries_the_wish_to_the_weight, scratch_setup,
                                         scratch_teardown),
     };
