@@ -73,8 +73,8 @@ void nb_image_say_variants(nb_console *console, const nb_stream *stream)
     if (stream->compute <= NB_COMPUTE_BF16) return;
     nb_console_say(
         console, NB_LOG_DEBUG,
-        "%s is for quantised weights alone: linears of others at bf16, %s; of FP8 at "
-        "a8, %s",
+        "%s is for quantised weights alone: linears of others, and of those whose file wants "
+        "unrounded inputs, at bf16, %s; of FP8 at a8, %s",
         nb_compute_name(stream->compute),
         nb_ops_variant_name(stream->device, "linear", NB_COMPUTE_BF16),
         nb_ops_variant_name(stream->device, "linear", NB_COMPUTE_A8));

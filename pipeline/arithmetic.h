@@ -16,7 +16,8 @@
  *     MXFP4                      39.5 dB, 195    39.3 dB, 195
  *     NVFP4, sweep               39.4 dB, 196    39.6 dB, 196    38.4 dB, 196
  *
- * All pass, with the text encoders' weights rounded too; so speed decides, in this order:
+ * All pass, with the text encoders' weights rounded too (SVDQuant and GGUF's K types were not
+ * drawn with); so speed decides, in this order:
  *
  *     a8     if linears of the transformer are of few bits, and the device has an instruction
  *            for products of 8-bit integers

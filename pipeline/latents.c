@@ -131,6 +131,8 @@ static nb_status take_stored(nb_start *s, const nb_stored *t)
             from[j] = nb_load_f32(t->dtype, t->data, s->count * i + j);
         if (!is_packed) nb_latents_pack(to, from, shape);
     }
+    nb_status status = nb_check_finite(s->stored, s->count * s->n_stored, "latents");
+    if (status) return nb_fail_context(status, "%s", t->file);
     return NB_OK;
 }
 

@@ -43,7 +43,7 @@ typedef struct nb_start_args {
 
 typedef struct nb_start nb_start;
 
-/* E_NOINPUT, E_DATA (a file with other shapes says both); E_SYSTEM. */
+/* E_NOINPUT, E_DATA (a file with other shapes says both; NaN, infinity); E_SYSTEM. */
 nb_status nb_start_create(const nb_start_args *args, nb_start **out) NB_MUST_CHECK;
 void nb_start_destroy(nb_start *s);
 
