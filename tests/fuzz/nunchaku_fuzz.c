@@ -41,12 +41,45 @@ static void make_folder(void)
     ready = 1;
 }
 
+/* A module that was announced, made alone, is what it is among all others. */
+static void make_module(const nb_checkpoint *files, const nb_stored *announced,
+                        const nb_checkpoint *all)
+{
+    nb_checkpoint *made;
+    char module[256] = {0};
+    if (!nb_name_ends_with(announced->name, ".weight")) return;
+    memcpy(module, announced->name, strlen(announced->name) - strlen(".weight"));
+    must(!nb_nunchaku_make(files, module, &made));
+    for (int64_t i = 0; i < nb_checkpoint_n_tensors(made); i++) {
+        const nb_stored *t = nb_checkpoint_tensor(made, i);
+        const nb_stored *same = nb_checkpoint_find(all, t->name);
+        must(same && same->dtype == t->dtype && same->bytes == t->bytes);
+        must(memcmp(same->data, t->data, t->bytes) == 0);
+    }
+    nb_checkpoint_close(made);
+}
+
+static void make_all(const char *path, const nb_checkpoint *all)
+{
+    nb_checkpoint *files, *outline;
+    must(!nb_checkpoint_open(path, &files));
+    if (nb_nunchaku_is_one(files)) {
+        must(!nb_nunchaku_outline(files, &outline));
+        for (int64_t i = 0; i < nb_checkpoint_n_tensors(outline); i++)
+            if (!nb_checkpoint_tensor(outline, i)->data)
+                make_module(files, nb_checkpoint_tensor(outline, i), all);
+        nb_checkpoint_close(outline);
+    }
+    nb_checkpoint_close(files);
+}
+
 static void open_all(const char *path, int is_folder)
 {
     nb_checkpoint *c;
     json_t *config = NULL;
     if (refused(nb_canonical_open(path, &c), is_folder ? folder : path)) return;
     must(!nb_nunchaku_is_one(c)); /* no name of its own is left */
+    make_all(is_folder ? folder : path, c);
     read_layers(c);
     if (nb_config_from_shapes(c, NB_KIND_FLUX, &config) == NB_OK) json_decref(config);
     nb_checkpoint_close(c);

@@ -323,6 +323,67 @@ static void converts_gguf(void **state)
     nb_checkpoint_close(c);
 }
 
+static void append(uint8_t **at, const void *data, size_t bytes)
+{
+    memcpy(*at, data, bytes);
+    *at += bytes;
+}
+
+static void append_text(uint8_t **at, const char *text)
+{
+    append(at, &(uint64_t){strlen(text)}, 8);
+    append(at, text, strlen(text));
+}
+
+/* Two tensors of Q8_0 that are no matrices of layers: a table [2, 32], and one [2, 16, 2] whose
+ * blocks run on over its rows. All steps are 0.5, codes 0, 1, 2 ... */
+static void write_blocks(const char *path)
+{
+    enum { ARRAY = 9, I32 = 5, Q8_0 = 8, BLOCK = 34, EACH = 96 };
+    static const char *const names[2] = {"table", "cube.weight"};
+    static uint8_t file[1024];
+    uint8_t *at = file;
+    append(&at, "GGUF", 4);
+    append(&at, (const uint32_t[]){3, 2, 0, 1, 0}, 20); /* version, tensors, keys */
+    append_text(&at, "comfy.gguf.orig_shape.cube.weight");
+    append(&at, (const uint32_t[]){ARRAY, I32, 3, 0, 2, 16, 2}, 28);
+    for (uint64_t i = 0; i < 2; i++) {
+        append_text(&at, names[i]);
+        append(&at, (const uint32_t[]){2, 32, 0, 2, 0, Q8_0}, 24); /* rank, sizes, type */
+        append(&at, &(uint64_t){EACH * i}, 8);
+    }
+    size_t n = ((size_t)(at - file) + 31) / 32 * 32;
+    for (size_t i = 0; i < 4; i++) {
+        uint8_t *block = file + n + i / 2 * EACH + i % 2 * BLOCK;
+        append(&block, &(uint16_t){nb_f16_from_f32(0.5f)}, 2);
+        for (size_t j = 0; j < 32; j++) block[j] = (uint8_t)(i % 2 * 32 + j);
+    }
+    scratch_write(path, file, n + EACH + 2 * BLOCK);
+}
+
+static void expands_blocks_of_no_matrix(void **state)
+{
+    const char *in = scratch_path(state, "in.gguf");
+    const char *out = scratch_path(state, "out.safetensors");
+    write_blocks(in);
+    for (int is_f32 = 0; is_f32 < 2; is_f32++) {
+        nb_dtype dtype = is_f32 ? NB_DTYPE_F32 : NB_DTYPE_BF16;
+        nb_quant_format format = is_f32 ? NB_QUANT_F32 : NB_QUANT_NVFP4;
+        assert_ok(convert(in, out, format, NB_FP4_MODELOPT, NULL));
+        assert_true(result.n_expanded == (is_f32 ? 0 : 2));
+        assert_true(result.n_converted == (is_f32 ? 2 : 0));
+        nb_checkpoint *c = opened(out);
+        const nb_stored *table = find(c, "table"), *cube = find(c, "cube.weight");
+        assert_true(table->dtype == dtype && table->rank == 2 && table->shape[1] == 32);
+        assert_true(cube->dtype == dtype && cube->rank == 3 && cube->shape[2] == 2);
+        for (int i = 0; i < 64; i++) {
+            assert_true(value(table, i) == 0.5f * (float)i);
+            assert_true(value(cube, i) == 0.5f * (float)i);
+        }
+        nb_checkpoint_close(c);
+    }
+}
+
 /* ---- NVFP4 that is kept beside NVFP4 of another layout ---- */
 
 static void write_two(const char *path, const char *const *metadata)
@@ -433,11 +494,17 @@ static void refuses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(expands_model_optimizer), TEST(quantises_effective_weights),
-        TEST(keeps_what_is_beside),    TEST(expands_fp8),
-        TEST(expands_nunchaku),        TEST(converts_nunchaku_folders),
-        TEST(converts_gguf),           TEST(never_mixes_layouts),
-        TEST(keeps_exact_inputs),      TEST(refuses),
+        TEST(expands_model_optimizer),
+        TEST(quantises_effective_weights),
+        TEST(keeps_what_is_beside),
+        TEST(expands_fp8),
+        TEST(expands_nunchaku),
+        TEST(converts_nunchaku_folders),
+        TEST(converts_gguf),
+        TEST(never_mixes_layouts),
+        TEST(expands_blocks_of_no_matrix),
+        TEST(keeps_exact_inputs),
+        TEST(refuses),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
