@@ -35,7 +35,8 @@ struct reader {
 
 /* The tensors of one module; each may be absent. */
 struct module {
-    const struct entry *down, *up, *alpha, *bias, *foreign;
+    const struct entry *down, *up, *alpha, *bias, *foreign, *diff_bias;
+    const struct entry *parts[NB_LORA_N_PARTS];
 };
 
 static nb_status no_memory(const char *path)
@@ -52,7 +53,7 @@ static nb_status unknown(struct reader *r, const struct entry *e)
     if (r->options->lenient) return NB_OK;
     if (e->key.role == NB_LORA_FOREIGN)
         return nb_fail(NB_E_DATA, TENSOR_FORMAT "part of a %s adapter, which cannot be applied",
-                       e->t->file, e->t->name, e->key.foreign);
+                       e->t->file, e->t->name, e->key.kind);
     return nb_fail(NB_E_DATA,
                    TENSOR_FORMAT "means nothing to this model; --lora-lenient leaves it out",
                    e->t->file, e->t->name);
@@ -146,50 +147,146 @@ static int find_pieces(const struct reader *r, const nb_lora_target *target,
     return target->n > 0;
 }
 
-static nb_status add_pair(struct reader *r, const struct module *m,
-                          const nb_lora_target *target, const int64_t *rows,
-                          const char *const *roots)
+/* The matrices that a module means. */
+struct place {
+    nb_lora_target target;
+    int64_t rows[NB_CANONICAL_PIECES], all_rows;
+    const char *roots[NB_CANONICAL_PIECES];
+};
+
+/* A term for each matrix; what belongs to all of them is in `term`. */
+static nb_status add_terms(struct reader *r, const struct place *p, nb_lora_term term)
+{
+    term.first_row = p->target.cut == NB_CUT_SWAP ? p->all_rows / 2 : 0;
+    for (int i = 0; i < p->target.n; i++) {
+        term.n_rows = p->rows[i];
+        NB_TRY(add_term(r, p->roots[i], p->target.names[i], term));
+        term.first_row += p->rows[i];
+    }
+    return NB_OK;
+}
+
+static nb_status add_pair(struct reader *r, const struct module *m, const struct place *p)
 {
     const nb_stored *down = m->down->t, *up = m->up->t, *bias = m->bias ? m->bias->t : NULL;
-    int64_t rank, k, n, up_rank, wanted = 0;
+    int64_t rank, k, n, up_rank;
     double scale;
     NB_TRY(nb_lora_matrix_shape(down, &rank, &k));
     NB_TRY(nb_lora_matrix_shape(up, &n, &up_rank));
-    for (int i = 0; i < target->n; i++) wanted += rows[i];
-    if (n != wanted || up_rank != rank) return wrong_rows(up, wanted, rank);
-    if (bias) NB_TRY(check_bias(bias, wanted));
+    if (n != p->all_rows || up_rank != rank) return wrong_rows(up, p->all_rows, rank);
+    if (bias) NB_TRY(check_bias(bias, p->all_rows));
     NB_TRY(nb_lora_scale(r->file, r->config, m->alpha ? m->alpha->t : NULL, down->name,
                          &m->down->key, rank, &scale));
-    nb_lora_term term = {.down = down,
-                         .up = up,
-                         .bias = bias,
-                         .first_row = target->cut == NB_CUT_SWAP ? n / 2 : 0,
-                         .scale = r->weight * scale};
-    for (int i = 0; i < target->n; i++) {
-        term.n_rows = rows[i];
-        NB_TRY(add_term(r, roots[i], target->names[i], term));
-        term.first_row += rows[i];
+    return add_terms(r, p,
+                     (nb_lora_term){.factors = {{up, down, n, k, rank}},
+                                    .some = down,
+                                    .rows = n,
+                                    .columns = k,
+                                    .rank = rank,
+                                    .bias = bias,
+                                    .scale = r->weight * scale});
+}
+
+/* Which of them the file means cannot be told. */
+static nb_status second_adapter(const struct entry *e)
+{
+    return nb_fail(NB_E_DATA, TENSOR_FORMAT "part of a %s adapter beside another one",
+                   e->t->file, e->t->name, e->key.kind);
+}
+
+/* A branch costs what two matrices of its rank do: of half the matrix's it is none any more. */
+static nb_status high_rank(struct reader *r, const struct entry *some, int64_t rank,
+                           int64_t side)
+{
+    if (r->options->lenient) return unknown(r, some);
+    return nb_fail(NB_E_DATA,
+                   TENSOR_FORMAT "part of a %s adapter of rank %lld, which cannot be applied: "
+                                 "wanted less than half of the matrix's, %lld",
+                   some->t->file, some->t->name, some->key.kind, (long long)rank,
+                   (long long)side);
+}
+
+/* The smallest side of the matrices, which no rank goes beyond. */
+static int64_t smallest_side(const struct place *p, int64_t columns)
+{
+    int64_t side = columns;
+    for (int i = 0; i < p->target.n; i++)
+        if (p->rows[i] < side) side = p->rows[i];
+    return side;
+}
+
+static nb_status add_product(struct reader *r, const struct module *m, const struct entry *some,
+                             const struct place *p)
+{
+    const nb_stored *parts[NB_LORA_N_PARTS] = {NULL};
+    nb_lora_term term = {NULL};
+    int64_t divisor;
+    double scale = 1;
+    for (int i = 0; i < NB_LORA_N_PARTS; i++) {
+        const struct entry *e = m->parts[i];
+        if (e && strcmp(e->key.kind, some->key.kind) != 0) return second_adapter(e);
+        parts[i] = e ? e->t : NULL;
     }
+    NB_TRY(nb_lora_product(some->key.kind, parts, &term, &divisor));
+    if (term.rows != p->all_rows)
+        return nb_fail(NB_E_DATA, TENSOR_FORMAT "its %s adapter has %lld rows, wanted %lld",
+                       some->t->file, some->t->name, some->key.kind, (long long)term.rows,
+                       (long long)p->all_rows);
+    int64_t side = smallest_side(p, term.columns);
+    if (term.rank >= (side + 1) / 2) return high_rank(r, some, term.rank, side);
+    if (m->alpha && divisor)
+        NB_TRY(nb_lora_scale(r->file, NULL, m->alpha->t, some->t->name, &some->key, divisor,
+                             &scale));
+    term.scale = r->weight * scale;
+    return add_terms(r, p, term);
+}
+
+static nb_status add_diff_bias(struct reader *r, const struct module *m, const struct place *p)
+{
+    const nb_stored *bias = m->diff_bias->t;
+    NB_TRY(check_bias(bias, p->all_rows));
+    return add_terms(
+        r, p,
+        (nb_lora_term){.some = bias, .rows = p->all_rows, .bias = bias, .scale = r->weight});
+}
+
+/* All that the module's tensors do; `product`: one that is part of a product. */
+static nb_status add_to(struct reader *r, const struct module *m, const struct entry *product,
+                        const struct place *p)
+{
+    const struct entry *half = m->down ? m->down : m->up;
+    if (half && product) return second_adapter(product);
+    if (half && (!m->down || !m->up))
+        return nb_fail(NB_E_DATA, TENSOR_FORMAT "the other half of the pair is missing",
+                       half->t->file, half->t->name);
+    if (half) NB_TRY(add_pair(r, m, p));
+    if (product) NB_TRY(add_product(r, m, product, p));
+    return m->diff_bias ? add_diff_bias(r, m, p) : NB_OK;
+}
+
+static nb_status all_unknown(struct reader *r, const struct module *m)
+{
+    const struct entry *pair[] = {m->down, m->up, m->diff_bias};
+    for (int i = 0; i < 3; i++)
+        if (pair[i]) NB_TRY(unknown(r, pair[i]));
+    for (int i = 0; i < NB_LORA_N_PARTS; i++)
+        if (m->parts[i]) NB_TRY(unknown(r, m->parts[i]));
     return NB_OK;
 }
 
 static nb_status add_module(struct reader *r, const struct module *m)
 {
-    int64_t rows[NB_CANONICAL_PIECES];
-    const char *roots[NB_CANONICAL_PIECES];
-    const struct entry *some = m->down ? m->down : m->up;
+    struct place p = {.target = {.n = 0}};
+    const struct entry *product = NULL, *some = m->down ? m->down : m->up;
+    for (int i = 0; i < NB_LORA_N_PARTS && !product; i++) product = m->parts[i];
+    if (!some) some = product ? product : m->diff_bias;
     if (m->foreign) NB_TRY(unknown(r, m->foreign));
     if (!some) return m->alpha || m->bias ? unknown(r, m->alpha ? m->alpha : m->bias) : NB_OK;
     size_t before = (size_t)(some->key.module - some->t->name);
-    nb_lora_target target = nb_lora_target_of(some->key.module, some->key.stem_bytes - before);
-    if (!find_pieces(r, &target, rows, roots)) {
-        if (m->down) NB_TRY(unknown(r, m->down));
-        return m->up ? unknown(r, m->up) : NB_OK;
-    }
-    if (!m->down || !m->up)
-        return nb_fail(NB_E_DATA, TENSOR_FORMAT "the other half of the pair is missing",
-                       some->t->file, some->t->name);
-    return add_pair(r, m, &target, rows, roots);
+    p.target = nb_lora_target_of(some->key.module, some->key.stem_bytes - before);
+    if (!find_pieces(r, &p.target, p.rows, p.roots)) return all_unknown(r, m);
+    for (int i = 0; i < p.target.n; i++) p.all_rows += p.rows[i];
+    return add_to(r, m, product, &p);
 }
 
 /* --- a file --- */
@@ -214,11 +311,13 @@ static int same_module(const struct entry *x, const struct entry *y)
 /* Notes a tensor under its role; two of one role, in two spellings, are one too many. */
 static nb_status note(struct module *m, const struct entry *e)
 {
-    const struct entry **slot = e->key.role == NB_LORA_DOWN      ? &m->down
-                                : e->key.role == NB_LORA_UP      ? &m->up
-                                : e->key.role == NB_LORA_ALPHA   ? &m->alpha
-                                : e->key.role == NB_LORA_UP_BIAS ? &m->bias
-                                                                 : &m->foreign;
+    const struct entry **slot = e->key.role == NB_LORA_DOWN        ? &m->down
+                                : e->key.role == NB_LORA_UP        ? &m->up
+                                : e->key.role == NB_LORA_ALPHA     ? &m->alpha
+                                : e->key.role == NB_LORA_UP_BIAS   ? &m->bias
+                                : e->key.role == NB_LORA_DIFF_BIAS ? &m->diff_bias
+                                : e->key.role == NB_LORA_PART      ? &m->parts[e->key.part]
+                                                                   : &m->foreign;
     if (*slot && e->key.role != NB_LORA_FOREIGN)
         return nb_fail(NB_E_DATA, TENSOR_FORMAT "%.300s means the same", e->t->file, e->t->name,
                        (*slot)->t->name);

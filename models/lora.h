@@ -13,6 +13,10 @@
  * change places. alpha is a tensor, or lora_alpha and alpha_pattern of the PEFT config that
  * diffusers writes into the header (with use_rslora its divisor is the root of the rank), or
  * else the rank.
+ *
+ * LoHa and LoKr are branches too where their product is of low rank, less than half of what the
+ * matrix can have (models/lora_factors.c); others of them, DoRA and full differences of
+ * matrices are refused. A full difference of a bias is added to it, times the weight.
  */
 #ifndef NB_MODELS_LORA_H
 #define NB_MODELS_LORA_H
@@ -58,7 +62,7 @@ typedef struct nb_lora_summary {
     const char *family;               /* "FLUX.1", another model's, or "" */
     int64_t n_modules, n_unknown;     /* that have a pair, or another adapter's tensors */
     int64_t least_rank, largest_rank; /* 0 where there is none */
-    const char *foreign;              /* "LoKr": an adapter that cannot be applied; or NULL */
+    const char *foreign;              /* "DoRA": an adapter that cannot be applied; or NULL */
 } nb_lora_summary;
 
 /* 0 if it is no LoRA. */

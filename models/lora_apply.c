@@ -18,6 +18,12 @@ struct branch {
     int64_t filled; /* of its ranks */
 };
 
+/* Infinite where a float cannot hold it. */
+static float as_float(double value)
+{
+    return fabs(value) <= FLT_MAX ? (float)value : INFINITY;
+}
+
 static void put(nb_dtype dtype, void *data, int64_t i, float value)
 {
     if (dtype == NB_DTYPE_F32)
@@ -26,26 +32,23 @@ static void put(nb_dtype dtype, void *data, int64_t i, float value)
         ((uint16_t *)data)[i] = nb_bf16_from_f32(value);
 }
 
-static int64_t rank_of(const nb_lora_term *t)
+static nb_status wrong_shape(const nb_stored *t, int64_t rows, int64_t columns,
+                             const int64_t found_shape[2])
 {
-    return t->down->shape[0];
+    char want[NB_SHAPE_TEXT_BYTES], found[NB_SHAPE_TEXT_BYTES];
+    return nb_fail(NB_E_DATA, TENSOR_FORMAT "wanted %s, found %s", t->file, t->name,
+                   nb_shape_text(2, NB_SHAPE(rows, columns), want),
+                   nb_shape_text(2, found_shape, found));
 }
 
 static nb_status check_shapes(const nb_lora_term *t, const nb_weight *w)
 {
-    char want[NB_SHAPE_TEXT_BYTES], found[NB_SHAPE_TEXT_BYTES];
-    int64_t wanted[2] = {rank_of(t), w->k};
-    const nb_stored *wrong = NULL;
-    if (t->down->shape[1] != w->k) wrong = t->down;
-    if (!wrong && t->n_rows != w->n) {
-        wrong = t->up;
-        wanted[0] = w->n;
-        wanted[1] = rank_of(t);
-    }
-    if (!wrong) return NB_OK;
-    return nb_fail(NB_E_DATA, TENSOR_FORMAT "wanted %s, found %s", wrong->file, wrong->name,
-                   nb_shape_text(2, wanted, want),
-                   nb_shape_text(wrong->rank, wrong->shape, found));
+    const nb_lora_factor *f = &t->factors[0];
+    if (t->n_rows == w->n && (!t->rank || t->columns == w->k)) return NB_OK;
+    if (t->form != NB_LORA_PLAIN || !t->rank) /* told by what it makes */
+        return wrong_shape(t->some, w->n, w->k, NB_SHAPE(t->n_rows, t->columns));
+    if (t->columns != w->k) return wrong_shape(f->down, f->rank, w->k, NB_SHAPE(f->rank, f->k));
+    return wrong_shape(f->up, w->n, f->rank, NB_SHAPE(t->n_rows, f->rank));
 }
 
 /* All numbers are finite, and stay so times `scale` as `dtype`. */
@@ -78,32 +81,62 @@ static void fill_own(struct branch *b, const nb_low_rank *own)
     b->filled = own->rank;
 }
 
-static void fill_term(struct branch *b, const nb_lora_term *t)
+/* What is stored is finite, and so is what it is stored as, times the scale. */
+static nb_status check_term(const nb_lora_term *t, nb_dtype dtype)
 {
-    int64_t rank = rank_of(t), rows = t->up->shape[0];
-    for (int64_t i = 0; i < rank * b->k; i++)
-        put(b->dtype, b->down, b->filled * b->k + i,
-            nb_load_f32(t->down->dtype, t->down->data, i));
-    for (int64_t n = 0; n < b->n; n++) {
-        int64_t row = (t->first_row + n) % rows;
-        for (int64_t r = 0; r < rank; r++) {
-            double value = nb_load_f32(t->up->dtype, t->up->data, row * rank + r);
-            put(b->dtype, b->up, n * b->rank + b->filled + r, (float)(t->scale * value));
-        }
+    int is_plain = t->form == NB_LORA_PLAIN;
+    for (int i = 0; i < 2; i++) {
+        const nb_lora_factor *f = &t->factors[i];
+        if (f->down) NB_TRY(check_numbers(f->down, 1, is_plain ? dtype : NB_DTYPE_F32));
+        if (f->up)
+            NB_TRY(
+                check_numbers(f->up, is_plain ? t->scale : 1, is_plain ? dtype : NB_DTYPE_F32));
     }
-    b->filled += rank;
+    return NB_OK;
+}
+
+/* Products of finite numbers may be none: both halves are looked at when they are there. */
+static nb_status check_filled(const struct branch *b, const nb_lora_term *t)
+{
+    int good = 1;
+    for (int64_t i = 0; i < t->rank * b->k; i++)
+        good &= isfinite(nb_load_f32(b->dtype, b->down, b->filled * b->k + i));
+    for (int64_t n = 0; n < b->n; n++)
+        for (int64_t r = 0; r < t->rank; r++)
+            good &= isfinite(nb_load_f32(b->dtype, b->up, n * b->rank + b->filled + r));
+    if (good) return NB_OK;
+    return nb_fail(NB_E_DATA,
+                   TENSOR_FORMAT "its adapter has numbers that are too large for %s times %g",
+                   t->some->file, t->some->name, nb_dtype_name(b->dtype), t->scale);
+}
+
+static nb_status fill_term(struct branch *b, const nb_lora_term *t)
+{
+    NB_TRY(check_term(t, b->dtype));
+    for (int64_t r = 0; r < t->rank; r++)
+        for (int64_t i = 0; i < b->k; i++)
+            put(b->dtype, b->down, (b->filled + r) * b->k + i,
+                as_float(nb_lora_down_at(t, r, i)));
+    for (int64_t n = 0; n < b->n; n++) {
+        int64_t row = (t->first_row + n) % t->rows;
+        for (int64_t r = 0; r < t->rank; r++)
+            put(b->dtype, b->up, n * b->rank + b->filled + r,
+                as_float(t->scale * nb_lora_up_at(t, row, r)));
+    }
+    NB_TRY(check_filled(b, t));
+    b->filled += t->rank;
+    return NB_OK;
 }
 
 static nb_status add_bias(const nb_lora_term *t, float *bias, int64_t n)
 {
-    int64_t rows = t->up->shape[0];
     if (!t->bias) return NB_OK;
     if (!bias)
         return nb_fail(NB_E_DATA, TENSOR_FORMAT "the layer that it is for has no bias",
                        t->bias->file, t->bias->name);
     NB_TRY(check_numbers(t->bias, t->scale, NB_DTYPE_F32));
     for (int64_t i = 0; i < n; i++) {
-        double value = nb_load_f32(t->bias->dtype, t->bias->data, (t->first_row + i) % rows);
+        double value = nb_load_f32(t->bias->dtype, t->bias->data, (t->first_row + i) % t->rows);
         bias[i] = (float)(bias[i] + t->scale * value);
     }
     return NB_OK;
@@ -120,9 +153,7 @@ static nb_status fill_branch(const nb_loras *l, const char *module, struct branc
     for (int64_t i = 0; i < l->n_terms; i++) {
         const nb_lora_term *t = &l->terms[i];
         if (!is_for(t, module)) continue;
-        NB_TRY(check_numbers(t->down, 1, b->dtype));
-        NB_TRY(check_numbers(t->up, t->scale, b->dtype));
-        fill_term(b, t);
+        NB_TRY(fill_term(b, t));
         NB_TRY(add_bias(t, bias, b->n));
     }
     return NB_OK;
@@ -135,12 +166,15 @@ nb_status nb_loras_apply(const nb_loras *l, const char *module, nb_arena *arena,
                        .n = w->n,
                        .k = w->k,
                        .rank = w->low_rank.rank};
+    int64_t n_terms = 0;
     for (int64_t i = 0; i < l->n_terms; i++) {
         if (!is_for(&l->terms[i], module)) continue;
         NB_TRY(check_shapes(&l->terms[i], w));
-        b.rank += rank_of(&l->terms[i]);
+        b.rank += l->terms[i].rank;
+        n_terms++;
     }
-    if (b.rank == w->low_rank.rank) return NB_OK;
+    if (!n_terms) return NB_OK;
+    if (!b.rank) return fill_branch(l, module, &b, bias); /* biases alone */
     size_t bytes = (size_t)b.rank * nb_dtype_bytes(b.dtype);
     b.down = nb_arena_alloc(arena, bytes * (size_t)b.k);
     b.up = nb_arena_alloc(arena, bytes * (size_t)b.n);

@@ -10,47 +10,50 @@ enum { MAX_NUMBERS = 2 };
 static const struct suffix {
     const char *text;
     nb_lora_role role;
-    const char *foreign;
+    const char *kind;
+    nb_lora_part part;
 } suffixes[] = {
-    {".lora_A.weight", NB_LORA_DOWN, NULL},
-    {".lora_B.weight", NB_LORA_UP, NULL},
-    {".lora_A.default.weight", NB_LORA_DOWN, NULL}, /* the adapter's name left in it */
-    {".lora_B.default.weight", NB_LORA_UP, NULL},
-    {".lora_A.default_0.weight", NB_LORA_DOWN, NULL},
-    {".lora_B.default_0.weight", NB_LORA_UP, NULL},
-    {".lora_down.weight", NB_LORA_DOWN, NULL},
-    {".lora_up.weight", NB_LORA_UP, NULL},
-    {".lora.down.weight", NB_LORA_DOWN, NULL},
-    {".lora.up.weight", NB_LORA_UP, NULL},
-    {".lora_linear_layer.down.weight", NB_LORA_DOWN, NULL},
-    {".lora_linear_layer.up.weight", NB_LORA_UP, NULL},
-    {".lora_B.bias", NB_LORA_UP_BIAS, NULL},
-    {".lora_up.bias", NB_LORA_UP_BIAS, NULL},
-    {".alpha", NB_LORA_ALPHA, NULL},
-    {".dora_scale", NB_LORA_FOREIGN, "DoRA"},
-    {".lora_magnitude_vector", NB_LORA_FOREIGN, "DoRA"},
-    {".lora_magnitude_vector.weight", NB_LORA_FOREIGN, "DoRA"},
-    {".lora_mid.weight", NB_LORA_FOREIGN, "LoCon"},
-    {".lokr_w1", NB_LORA_FOREIGN, "LoKr"},
-    {".lokr_w2", NB_LORA_FOREIGN, "LoKr"},
-    {".lokr_w1_a", NB_LORA_FOREIGN, "LoKr"},
-    {".lokr_w1_b", NB_LORA_FOREIGN, "LoKr"},
-    {".lokr_w2_a", NB_LORA_FOREIGN, "LoKr"},
-    {".lokr_w2_b", NB_LORA_FOREIGN, "LoKr"},
-    {".lokr_t2", NB_LORA_FOREIGN, "LoKr"},
-    {".hada_w1_a", NB_LORA_FOREIGN, "LoHa"},
-    {".hada_w1_b", NB_LORA_FOREIGN, "LoHa"},
-    {".hada_w2_a", NB_LORA_FOREIGN, "LoHa"},
-    {".hada_w2_b", NB_LORA_FOREIGN, "LoHa"},
-    {".oft_blocks", NB_LORA_FOREIGN, "OFT"},
-    {".diff", NB_LORA_FOREIGN, "full differences"},
-    {".diff_b", NB_LORA_FOREIGN, "full differences"},
+    {".lora_A.weight", NB_LORA_DOWN, NULL, 0},
+    {".lora_B.weight", NB_LORA_UP, NULL, 0},
+    {".lora_A.default.weight", NB_LORA_DOWN, NULL, 0}, /* the adapter's name left in it */
+    {".lora_B.default.weight", NB_LORA_UP, NULL, 0},
+    {".lora_A.default_0.weight", NB_LORA_DOWN, NULL, 0},
+    {".lora_B.default_0.weight", NB_LORA_UP, NULL, 0},
+    {".lora_down.weight", NB_LORA_DOWN, NULL, 0},
+    {".lora_up.weight", NB_LORA_UP, NULL, 0},
+    {".lora.down.weight", NB_LORA_DOWN, NULL, 0},
+    {".lora.up.weight", NB_LORA_UP, NULL, 0},
+    {".lora_linear_layer.down.weight", NB_LORA_DOWN, NULL, 0},
+    {".lora_linear_layer.up.weight", NB_LORA_UP, NULL, 0},
+    {".lora_B.bias", NB_LORA_UP_BIAS, NULL, 0},
+    {".lora_up.bias", NB_LORA_UP_BIAS, NULL, 0},
+    {".alpha", NB_LORA_ALPHA, NULL, 0},
+    {".dora_scale", NB_LORA_FOREIGN, "DoRA", 0},
+    {".lora_magnitude_vector", NB_LORA_FOREIGN, "DoRA", 0},
+    {".lora_magnitude_vector.weight", NB_LORA_FOREIGN, "DoRA", 0},
+    {".lora_mid.weight", NB_LORA_FOREIGN, "LoCon", 0},
+    {".lokr_w1", NB_LORA_PART, "LoKr", NB_LORA_W1},
+    {".lokr_w2", NB_LORA_PART, "LoKr", NB_LORA_W2},
+    {".lokr_w1_a", NB_LORA_PART, "LoKr", NB_LORA_W1_A},
+    {".lokr_w1_b", NB_LORA_PART, "LoKr", NB_LORA_W1_B},
+    {".lokr_w2_a", NB_LORA_PART, "LoKr", NB_LORA_W2_A},
+    {".lokr_w2_b", NB_LORA_PART, "LoKr", NB_LORA_W2_B},
+    {".lokr_t2", NB_LORA_FOREIGN, "LoKr of convolutions", 0},
+    {".hada_w1_a", NB_LORA_PART, "LoHa", NB_LORA_W1_A},
+    {".hada_w1_b", NB_LORA_PART, "LoHa", NB_LORA_W1_B},
+    {".hada_w2_a", NB_LORA_PART, "LoHa", NB_LORA_W2_A},
+    {".hada_w2_b", NB_LORA_PART, "LoHa", NB_LORA_W2_B},
+    {".hada_t1", NB_LORA_FOREIGN, "LoHa of convolutions", 0},
+    {".hada_t2", NB_LORA_FOREIGN, "LoHa of convolutions", 0},
+    {".oft_blocks", NB_LORA_FOREIGN, "OFT", 0},
+    {".diff", NB_LORA_FOREIGN, "full-difference", 0},
+    {".diff_b", NB_LORA_DIFF_BIAS, NULL, 0},
 };
 
 /* XLabs' are no LoRA's elsewhere. */
 static const struct suffix xlabs_suffixes[] = {
-    {".down.weight", NB_LORA_DOWN, NULL},
-    {".up.weight", NB_LORA_UP, NULL},
+    {".down.weight", NB_LORA_DOWN, NULL, 0},
+    {".up.weight", NB_LORA_UP, NULL, 0},
 };
 
 /* --- what stands in front --- */
@@ -107,7 +110,8 @@ static void find_suffix(const struct suffix *list, size_t n, const char *name, n
         if (!nb_name_ends_with(name, list[i].text) || length == bytes) continue;
         if (key->role != NB_LORA_NONE && bytes - length > key->stem_bytes) continue;
         key->role = list[i].role;
-        key->foreign = list[i].foreign;
+        key->kind = list[i].kind;
+        key->part = list[i].part;
         key->stem_bytes = bytes - length;
     }
 }

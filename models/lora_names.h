@@ -25,12 +25,26 @@ typedef enum nb_lora_role {
     NB_LORA_UP,   /* [n, rank], B */
     NB_LORA_UP_BIAS,
     NB_LORA_ALPHA,
-    NB_LORA_FOREIGN, /* of an adapter of another kind */
+    NB_LORA_PART,      /* of a product of two matrices (models/lora_factors.c) */
+    NB_LORA_DIFF_BIAS, /* [n], added to the bias as it is */
+    NB_LORA_FOREIGN,   /* of an adapter of another kind */
 } nb_lora_role;
+
+/* W1 and W2 whole, or each as a product A B. */
+typedef enum nb_lora_part {
+    NB_LORA_W1,
+    NB_LORA_W1_A,
+    NB_LORA_W1_B,
+    NB_LORA_W2,
+    NB_LORA_W2_A,
+    NB_LORA_W2_B,
+    NB_LORA_N_PARTS
+} nb_lora_part;
 
 typedef struct nb_lora_key {
     nb_lora_role role;
-    const char *foreign; /* FOREIGN: "LoKr", "DoRA" */
+    const char *kind;    /* PART: "LoHa" or "LoKr"; FOREIGN: "DoRA" */
+    nb_lora_part part;   /* PART: which of them */
     size_t stem_bytes;   /* of prefix and module: tensors with one stem belong together */
     const char *module;  /* within the name, to the end of the stem */
     const char *dialect; /* "kohya"; told by prefix, module and suffix */

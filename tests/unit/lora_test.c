@@ -351,7 +351,8 @@ static void test_other_families(void **state)
     const nb_stored no_lora[] = {T("a.weight", 1, D), T("mlp.down.weight", D, 1)};
     assert_fails(OPEN(no_lora), NB_E_DATA, "lora.safetensors: no LoRA");
     const nb_stored lokr[] = {T(Q ".lokr_w1", 1, D), T(Q ".lokr_w2", D, 1)};
-    assert_fails(OPEN(lokr), NB_E_DATA, "part of a LoKr adapter, which cannot be applied");
+    assert_fails(OPEN(lokr), NB_E_DATA,
+                 "part of a LoKr adapter of rank 1, which cannot be applied");
 }
 
 static void test_shapes(void **state)
