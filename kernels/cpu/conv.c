@@ -6,7 +6,8 @@
  *     for each patch of output pixels (a task, all output channels):
  *         for each block of channels:
  *             pack its strip: the patch and a rim, with affine map, silu, upsampling, zeros
- *             for each panel (L1), for each tile of pixels: one register tile
+ *             for each panel (L1; the next one is on its way from L3), for each tile of
+ *                 pixels: one register tile
  *         write the sums, with bias and residual
  *
  * so nothing as large as a picture is ever copied. The order of a sum is: blocks of channels,
@@ -127,7 +128,13 @@ static void pack_panel_task(void *arg, int64_t panel, int thread)
     }
 }
 
-/* Columns j ... j+n of row i of u, n > 0, all inside, of the channels of a unit. */
+static void fetch(const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += LINE_BYTES / 4) __builtin_prefetch(x + i, 0, 3);
+}
+
+/* Columns j ... j+n of row i of u, n > 0, all inside, of the channels of a unit. Those of the
+ * next unit come from L2 meanwhile, or from wherever the panels have pushed them. */
 static void pack_inside(const struct patch *b, int64_t channel, int64_t i, int64_t j, int64_t n,
                         uint32_t *to)
 {
@@ -138,8 +145,9 @@ static void pack_inside(const struct patch *b, int64_t channel, int64_t i, int64
                              .upsample = up,
                              .odd = up ? (int)(j & 1) : 0};
     for (int e = 0; e < b->p->isa->unit_elements && channel + e < b->p->c; e++) {
-        int64_t c = channel + e;
+        int64_t c = channel + e, next = c + b->p->isa->unit_elements;
         source.x[e] = source_at(b->p, c, i >> up, j >> up);
+        if (next < b->p->c) fetch(source_at(b->p, next, i >> up, j >> up), (n + up) >> up);
         if (!source.affine) continue;
         source.mul[e] = nb_tensor_f32(a->mul)[c];
         source.add[e] = nb_tensor_f32(a->add)[c];
@@ -260,24 +268,30 @@ static void multiply(const struct patch *b, int64_t c0, struct ahead *ahead)
     const struct plan *p = b->p;
     const nb_gemm_isa *isa = p->isa;
     int64_t lanes = isa->lanes, half = lanes / 2, n_units = block_units(p, c0), n_done = 0;
-    int64_t n_tiles = p->n_panels * b->n_runs * (round_up(b->run_lanes, lanes) / lanes);
+    int64_t panel_tiles = b->n_runs * (round_up(b->run_lanes, lanes) / lanes);
+    int64_t n_tiles = p->n_panels * panel_tiles;
+    int64_t panel_bytes = block_bytes(p, c0) * isa->rows,
+            fetch_bytes = panel_bytes / panel_tiles;
     int is_last = c0 + block_channels(p) >= p->c;
     nb_gemm_span span = {.x_stride = p->plane * 4,
                          .taps = p->taps,
                          .n_taps = p->n_taps,
                          .units = (int)n_units,
-                         .accumulate = c0 > 0};
+                         .accumulate = c0 > 0,
+                         .ahead_step = (int)(fetch_bytes / (p->n_taps * n_units) + 1)};
     for (int64_t panel = 0; panel < p->n_panels; panel++) {
         span.w = panel_at(p, panel, c0);
+        span.ahead = (const char *)span.w + panel_bytes; /* each tile asks for its share */
         for (int64_t run = 0; run < b->n_runs; run++)
             for (int64_t j = 0, n; j < b->run_lanes; j += n) {
                 float *sums =
                     b->sums + ((panel * b->n_runs + run) * b->run_lanes + j) * isa->rows;
                 n = b->run_lanes - j > half ? lanes : half;
-                span.x = span.ahead = b->strip + (run * b->run_step + j) * 4;
+                span.x = b->strip + (run * b->run_step + j) * 4;
                 fetch_rows(ahead, ++n_done * ahead->n_rows / n_tiles);
                 if (is_last) visit_pieces(b, panel, run, j, n, sums, fetch_piece);
                 (n == lanes ? isa->tile_full : isa->tile_half)(sums, &span);
+                span.ahead = (const char *)span.ahead + fetch_bytes;
                 if (is_last) visit_pieces(b, panel, run, j, n, sums, isa->finish_pixels);
             }
     }
