@@ -10,28 +10,23 @@
 #include "kernels/cpu/linear_a8.h"
 #include "kernels/cpu/vec_avx2.h"
 
-enum {
-    ROWS = 6,
-    UNITS = NB_A8_GROUP / 2,
-    VECTOR_BYTES = 32,
-    BLOCK = 16, /* columns of one multiplier */
-    GROUP_BLOCKS = NB_A8_WEIGHT_GROUP / BLOCK,
-};
+enum { ROWS = 6, UNITS = NB_A8_BLOCK / 2, VECTOR_BYTES = 32, CHUNK_BLOCKS = 2 };
 
 static inline __m256i load(const void *p)
 {
     return _mm256_loadu_si256(p);
 }
 
-/* t += products of a group of x times its scale. */
-NB_ALWAYS_INLINE void add_group(float *t, const char *w, const char *x, int vectors)
+/* t += shifted products of a block. */
+NB_ALWAYS_INLINE void add_block(int32_t *t, const char *w, const int32_t *w_shifts,
+                                const char *x, int vectors)
 {
-    const char *scales = x + UNITS * vectors * VECTOR_BYTES;
+    const char *x_shifts = x + (UNITS + 1) * vectors * VECTOR_BYTES;
     __m256i sum[ROWS][2], xv[2];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS * vectors; i++)
         sum[i / vectors][i % vectors] = _mm256_setzero_si256();
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int u = 0; u < UNITS; u++) {
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) xv[v] = load(x + (u * vectors + v) * VECTOR_BYTES);
@@ -46,9 +41,12 @@ NB_ALWAYS_INLINE void add_group(float *t, const char *w, const char *x, int vect
     }
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS * vectors; i++) {
-        vec scale = vec_load((const float *)(const void *)scales + i % vectors * LANES);
-        vec product = _mm256_cvtepi32_ps(sum[i / vectors][i % vectors]);
-        vec_store(t + i * LANES, vec_fma(product, scale, vec_load(t + i * LANES)));
+        int r = i / vectors, v = i % vectors;
+        __m256i shift = _mm256_add_epi32(_mm256_set1_epi32(w_shifts[r * NB_A8_DEPTH_BLOCKS]),
+                                         load(x_shifts + v * VECTOR_BYTES));
+        __m256i product = _mm256_sllv_epi32(sum[r][v], shift);
+        _mm256_store_si256((void *)(t + i * LANES),
+                           _mm256_add_epi32(product, load(t + i * LANES)));
     }
 }
 
@@ -56,18 +54,27 @@ NB_ALWAYS_INLINE void run_tile(float *c, const nb_a8_span *s, int vectors)
 {
     const char *w = s->w, *x = s->x;
     const float *w_scales = s->w_scales;
-    const int group_bytes = UNITS * vectors * VECTOR_BYTES + vectors * LANES * NB_A8_SUMS_BYTES;
-    const int groups_in_one = NB_A8_WEIGHT_GROUP / NB_A8_GROUP;
-    for (int group = 0; group < s->groups; group += groups_in_one, w_scales += ROWS) {
-        int end = s->groups - group < groups_in_one ? s->groups : group + groups_in_one;
-        int keep = s->accumulate || group > 0;
-        float t[ROWS * 2 * LANES] = {0};
-        for (int g = group; g < end; g++, w += ROWS * NB_CHUNK_BYTES, x += group_bytes)
-            add_group(t, w, x, vectors);
+    const int32_t *w_shifts = s->w_shifts;
+    for (int first = 0; first < s->blocks; first += NB_A8_GROUP_BLOCKS, w_scales++) {
+        int end =
+            s->blocks - first < NB_A8_GROUP_BLOCKS ? s->blocks : first + NB_A8_GROUP_BLOCKS;
+        int keep = s->accumulate || first > 0;
+        const float *x_scales = (const float *)(const void *)x;
+        _Alignas(32) int32_t t[ROWS * 2 * LANES] = {0};
+        x += vectors * VECTOR_BYTES;
+        for (int block = first; block < end; block++) {
+            add_block(t, w + block % CHUNK_BLOCKS * VECTOR_BYTES, w_shifts, x, vectors);
+            if (block % CHUNK_BLOCKS == CHUNK_BLOCKS - 1) w += ROWS * NB_CHUNK_BYTES;
+            w_shifts++;
+            x += (UNITS + 2) * vectors * VECTOR_BYTES;
+        }
         for (int i = 0; i < ROWS * vectors; i++) {
             vec before = keep ? vec_load(c + i * LANES) : vec_zero();
-            vec scale = vec_all(w_scales[i / vectors]);
-            vec_store(c + i * LANES, vec_fma(vec_load(t + i * LANES), scale, before));
+            vec sum = vec_mul(_mm256_cvtepi32_ps(load(t + i * LANES)),
+                              vec_load(x_scales + i % vectors * LANES));
+            vec_store(
+                c + i * LANES,
+                vec_fma(sum, vec_all(w_scales[i / vectors * NB_A8_DEPTH_GROUPS]), before));
         }
     }
 }
@@ -84,149 +91,155 @@ void nb_a8_tile_half_avx2(float *c, const nb_a8_span *s)
 
 /* --- rounding --- */
 
-/* The largest magnitude of n floats, a multiple of 8; NaN is the largest of all. */
-static float largest_of(const float *x, int64_t n)
+/* A group of a row, rounded: 16 bits each. */
+typedef struct group {
+    _Alignas(32) int16_t q[NB_A8_GROUP];
+    uint8_t shifts[NB_A8_GROUP_BLOCKS];
+    float scale;
+} group;
+
+/* nb_a8_field() of 16 floats. */
+static int field_of(const float *x)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256i most = _mm256_setzero_si256();
-    uint32_t bits[LANES], largest = 0;
-    for (int64_t i = 0; i < n; i += LANES)
-        most = _mm256_max_epu32(most, _mm256_and_si256(load(x + i), magnitude));
-    _mm256_storeu_si256((void *)bits, most);
-    for (int i = 0; i < LANES; i++) largest = bits[i] > largest ? bits[i] : largest;
-    return nb_f32_from_bits(largest);
+    __m256i most = _mm256_max_epu32(_mm256_and_si256(load(x), magnitude),
+                                    _mm256_and_si256(load(x + LANES), magnitude));
+    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+    return nb_a8_field((uint32_t)_mm_cvtsi128_si32(m));
 }
 
-/* 16 floats as integers of 16 bits. */
+/* 16 floats as integers of at most 127. */
 static __m256i round16(const float *x, float up)
 {
-    if (!(up > 0.0f)) return _mm256_setzero_si256();
     __m256i low = _mm256_cvtps_epi32(vec_mul(vec_load(x), vec_all(up)));
     __m256i high = _mm256_cvtps_epi32(vec_mul(vec_load(x + LANES), vec_all(up)));
-    return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+    __m256i q = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+    q = _mm256_min_epi16(q, _mm256_set1_epi16(NB_A8_MOST));
+    return _mm256_max_epi16(q, _mm256_set1_epi16(-NB_A8_MOST));
 }
 
-static void pack_group(char *out, int lanes, int lane, const float *x)
+/* nb_a8_round_ref() of NB_A8_GROUP floats. */
+static void round_group(group *out, const float *x)
 {
-    nb_a8_scale scale = nb_a8_scale_of(largest_of(x, NB_A8_GROUP));
-    int units[UNITS], zero = 0;
-    for (int i = 0; i < NB_A8_GROUP; i += 16)
-        _mm256_storeu_si256((void *)(units + i / 2), round16(x + i, scale.up));
-    for (int u = 0; u < UNITS; u++)
-        memcpy(out + (u * lanes + lane) * 4, &units[u], sizeof units[u]);
-    out += UNITS * lanes * 4;
-    memcpy(out + lane * 4, &scale.down, sizeof scale.down);
-    memcpy(out + (lanes + lane) * 4, &zero, sizeof zero);
+    int fields[NB_A8_GROUP_BLOCKS], largest = 0;
+    for (int i = 0; i < NB_A8_GROUP_BLOCKS; i++) {
+        fields[i] = field_of(x + i * NB_A8_BLOCK);
+        largest = fields[i] > largest ? fields[i] : largest;
+    }
+    out->scale = nb_a8_scale(largest);
+    for (int i = 0; i < NB_A8_GROUP_BLOCKS; i++) {
+        int least = largest - NB_A8_MOST_SHIFT, field = fields[i] > least ? fields[i] : least;
+        __m256i q = _mm256_setzero_si256();
+        if (largest < NB_A8_NAN_FIELD)
+            q = round16(x + i * NB_A8_BLOCK, nb_a8_power(133 - field));
+        out->shifts[i] = (uint8_t)(field - least);
+        _mm256_store_si256((void *)(out->q + i * NB_A8_BLOCK), q);
+    }
+}
+
+/* A row's blocks into lane `lane` of `lanes`. */
+static void pack_lane(char *out, int lanes, int lane, const group *row, int n_blocks)
+{
+    memcpy(out + lane * 4, &row->scale, sizeof row->scale);
+    for (int block = 0; block < n_blocks; block++) {
+        const int16_t *q = row->q + block * NB_A8_BLOCK;
+        char *to = out + lanes * 4 * (1 + block * (UNITS + 2)) + lane * 4;
+        int32_t start = 0, shift = row->shifts[block];
+        for (int u = 0; u < UNITS; u++) memcpy(to + u * lanes * 4, q + 2 * u, 4);
+        memcpy(to + UNITS * lanes * 4, &start, sizeof start);
+        memcpy(to + (UNITS + 1) * lanes * 4, &shift, sizeof shift);
+    }
 }
 
 void nb_a8_pack_avx2(void *out, int lanes, const float *x, int64_t stride, int64_t n_rows,
                      int64_t k)
 {
     char *to = out;
-    int64_t padded = (k + NB_A8_STEP - 1) / NB_A8_STEP * NB_A8_STEP;
-    for (int64_t at = 0; at < padded; at += NB_A8_GROUP) {
+    for (int64_t k0 = 0; k0 < k; k0 += NB_A8_GROUP) {
+        int64_t count = k - k0 < NB_A8_GROUP ? k - k0 : NB_A8_GROUP;
+        int n_blocks = (int)nb_a8_blocks(count);
         for (int lane = 0; lane < lanes; lane++) {
             float row[NB_A8_GROUP] = {0};
-            int64_t n = lane < n_rows ? k - at : 0;
-            if (n > NB_A8_GROUP) n = NB_A8_GROUP;
-            if (n > 0) memcpy(row, x + lane * stride + at, (size_t)n * sizeof *row);
-            pack_group(to, lanes, lane, row);
+            group rounded;
+            if (lane < n_rows) memcpy(row, x + lane * stride + k0, (size_t)count * sizeof *row);
+            round_group(&rounded, row);
+            pack_lane(to, lanes, lane, &rounded, n_blocks);
         }
-        to += lanes * (NB_A8_GROUP * 2 + NB_A8_SUMS_BYTES);
+        to += lanes * (4 + n_blocks * (NB_A8_BLOCK * 2 + 8));
     }
 }
 
 /* --- W --- */
 
-static void decode_floats(const nb_weight *w, int64_t row, int64_t k0, int64_t count, char *out,
-                          int64_t stride, float *scales, int64_t scale_stride)
+/* 16 codes out of 8 bytes as integers, for the values of a block's codes. */
+static __m256i look_up_codes(const uint8_t *p, __m128i values, int high_first)
 {
-    _Alignas(64) float x[NB_A8_BLOCK];
-    int64_t whole = count / NB_A8_STEP * NB_A8_STEP;
-    if (whole < count) memset(x + whole, 0, NB_A8_STEP * sizeof *x);
-    nb_panel_f32_avx2(w, row, k0, count, x, NB_CHUNK_BYTES);
-    for (int64_t at = 0; at < count; at += NB_A8_WEIGHT_GROUP, scales += scale_stride) {
-        int64_t k = count - at < NB_A8_WEIGHT_GROUP ? count - at : NB_A8_WEIGHT_GROUP;
-        k = (k + NB_A8_STEP - 1) / NB_A8_STEP * NB_A8_STEP;
-        nb_a8_scale scale = nb_a8_scale_of(largest_of(x + at, k));
-        *scales = scale.down;
-        for (int64_t i = 0; i < k; i += NB_A8_GROUP, out += stride)
-            for (int64_t j = 0; j < NB_A8_GROUP; j += 16)
-                _mm256_storeu_si256((void *)(out + 2 * j), round16(x + at + i + j, scale.up));
-    }
-}
-
-/* E4M3 times 2^-8 of 8 bytes that hold no NaN. */
-static vec load_e4m3(const uint8_t *codes)
-{
-    __m128i c = _mm_cvtepu8_epi16(_mm_loadl_epi64((const void *)codes));
-    __m128i sign = _mm_slli_epi16(_mm_and_si128(c, _mm_set1_epi16(0x80)), 8);
-    __m128i half = _mm_slli_epi16(_mm_and_si128(c, _mm_set1_epi16(0x7f)), 7);
-    return _mm256_cvtph_ps(_mm_or_si128(sign, half));
-}
-
-/* What nb_a8_multiplier() says for the blocks of a group, `n` of them there, as often as there
- * are 16 columns. Returns the largest scale. */
-static uint8_t multipliers_of(nb_scale_kind kind, const uint8_t *scales, int64_t n,
-                              int16_t m[GROUP_BLOCKS])
-{
-    uint8_t codes[GROUP_BLOCKS] = {0}, mosts[LANES], largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        uint8_t magnitude = nb_a8_scale_magnitude(kind, scales[i]);
-        codes[i] = scales[i];
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    memset(m, 0, GROUP_BLOCKS * sizeof *m);
-    for (int64_t i = 0; kind == NB_SCALE_MXFP4 && i < n; i++)
-        m[2 * i] = m[2 * i + 1] = (int16_t)nb_a8_multiplier(kind, scales[i], largest);
-    if (kind == NB_SCALE_MXFP4 || largest == 0) return largest;
-    memset(mosts, largest, sizeof mosts);
-    vec factor = vec_div(vec_all(NB_A8_MULTIPLIER), load_e4m3(mosts));
-    __m256i low = _mm256_cvtps_epi32(vec_mul(load_e4m3(codes), factor));
-    __m256i high = _mm256_cvtps_epi32(vec_mul(load_e4m3(codes + 8), factor));
-    _mm256_storeu_si256((void *)m,
-                        _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8));
-    return largest;
-}
-
-/* 16 columns out of 8 bytes of two codes each. */
-static __m256i round_codes(const uint8_t *p, int16_t m, int high_first)
-{
-    const __m128i values =
-        _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
     __m128i c = _mm_loadl_epi64((const void *)p), half = _mm_set1_epi8(15);
     __m128i low = _mm_and_si128(c, half), high = _mm_and_si128(_mm_srli_epi16(c, 4), half);
     c = high_first ? _mm_unpacklo_epi8(high, low) : _mm_unpacklo_epi8(low, high);
-    __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_shuffle_epi8(values, c)), 4);
-    return _mm256_mulhrs_epi16(words, _mm256_set1_epi16(m));
+    return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(values, c));
 }
 
-static void decode_fp4(const nb_weight *w, int64_t row, int64_t k0, int64_t count, char *out,
-                       int64_t stride, float *scales, int64_t scale_stride)
+/* q of the 16 codes of a block whose scale / 2^(e of the block) this is. */
+static __m128i values_of(float scale)
 {
-    int bits = nb_weight_block_bits(w);
+    const __m256 halves = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
+    __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(halves, _mm256_set1_ps(scale)));
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    return _mm_packs_epi16(words, _mm_sub_epi16(_mm_setzero_si128(), words));
+}
+
+/* Columns k0 ... k0+count of a row, with zeros after them. */
+static void round_fp4(group *out, const nb_weight *w, int64_t row, int64_t k0, int64_t count)
+{
+    int bits = nb_weight_block_bits(w), is_mx = w->scale_kind == NB_SCALE_MXFP4;
+    int bias = is_mx ? NB_A8_MXFP4_BIAS : NB_A8_NVFP4_BIAS;
     const uint8_t *codes = (const uint8_t *)w->data + (row * w->k + k0) / 2;
-    const uint8_t *block_scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> bits);
-    int64_t padded = (count + NB_A8_STEP - 1) / NB_A8_STEP * NB_A8_STEP;
-    for (int64_t at = 0; at < count; at += NB_A8_WEIGHT_GROUP, scales += scale_stride) {
-        int16_t m[GROUP_BLOCKS];
-        int64_t k = count - at < NB_A8_WEIGHT_GROUP ? count - at : NB_A8_WEIGHT_GROUP;
-        *scales = nb_a8_fp4_scale(
-            w, multipliers_of(w->scale_kind, block_scales + (at >> bits), k >> bits, m));
-        for (int64_t j = at; j < at + NB_A8_WEIGHT_GROUP && j < padded; j += BLOCK) {
-            __m256i q = _mm256_setzero_si256();
-            if (j < count) q = round_codes(codes + j / 2, m[(j - at) / BLOCK], w->high_first);
-            _mm256_storeu_si256((void *)(out + j / NB_A8_GROUP * stride + j % NB_A8_GROUP * 2),
-                                q);
-        }
+    const uint8_t *scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> bits);
+    int exponents[NB_A8_GROUP_BLOCKS], largest = 0;
+    for (int i = 0; i < count / NB_A8_BLOCK; i++) {
+        exponents[i] = nb_a8_fp4_exponent(w->scale_kind, scales[i >> (bits - 4)]);
+        largest = exponents[i] > largest ? exponents[i] : largest;
+    }
+    int least = largest - NB_A8_MOST_SHIFT;
+    out->scale = nb_a8_fp4_scale(w, largest);
+    memset(out->q, 0, sizeof out->q);
+    memset(out->shifts, 0, sizeof out->shifts);
+    for (int i = 0; i < count / NB_A8_BLOCK; i++) {
+        int e = exponents[i] > least ? exponents[i] : least;
+        uint8_t code = scales[i >> (bits - 4)];
+        out->shifts[i] = (uint8_t)(e - least);
+        if (exponents[i] == 0 || largest == NB_A8_NAN_FIELD) continue;
+        float scale = is_mx ? nb_f32_from_e8m0(code) : nb_f32_from_e4m3(code);
+        __m128i values = values_of(scale * nb_a8_power(bias - e));
+        _mm256_store_si256((void *)(out->q + i * NB_A8_BLOCK),
+                           look_up_codes(codes + i * NB_A8_BLOCK / 2, values, w->high_first));
     }
 }
 
-void nb_a8_decode_avx2(const nb_weight *w, int64_t row, int64_t k0, int64_t count, void *out,
-                       int64_t stride, float *scales, int64_t scale_stride)
+void nb_a8_decode_avx2(const nb_weight *w, int64_t row, int64_t k0, int64_t count,
+                       const nb_a8_decoded *out)
 {
-    if (w->dtype == NB_DTYPE_F4_E2M1X2)
-        decode_fp4(w, row, k0, count, out, stride, scales, scale_stride);
-    else
-        decode_floats(w, row, k0, count, out, stride, scales, scale_stride);
+    _Alignas(64) float x[NB_A8_DECODED];
+    group rounded;
+    int is_fp4 = w->dtype == NB_DTYPE_F4_E2M1X2;
+    memset(x, 0, sizeof x);
+    if (!is_fp4) nb_panel_f32_avx2(w, row, k0, count, x, NB_CHUNK_BYTES);
+    for (int64_t at = 0; at < count; at += NB_A8_GROUP) {
+        int64_t k = count - at < NB_A8_GROUP ? count - at : NB_A8_GROUP;
+        if (is_fp4)
+            round_fp4(&rounded, w, row, k0 + at, k);
+        else
+            round_group(&rounded, x + at);
+        out->scales[at / NB_A8_GROUP] = rounded.scale;
+        for (int64_t i = 0; i < nb_a8_blocks(k); i++) {
+            int64_t block = at / NB_A8_BLOCK + i;
+            char *to = (char *)out->chunks + block / CHUNK_BLOCKS * out->chunk_stride;
+            out->shifts[block] = rounded.shifts[i];
+            memcpy(to + block % CHUNK_BLOCKS * VECTOR_BYTES, rounded.q + i * NB_A8_BLOCK,
+                   VECTOR_BYTES);
+        }
+    }
 }

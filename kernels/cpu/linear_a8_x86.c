@@ -24,6 +24,7 @@ static const nb_a8_isa avx512vnni = {
     .decode = nb_a8_decode_avx512vnni,
     .pack = nb_a8_pack_avx512vnni,
     .finish = nb_linear_finish_avx512,
+    .pack_few = nb_a8_pack_few_avx512vnni,
     .few = nb_a8_few_avx512vnni,
 };
 
