@@ -20,7 +20,7 @@ NB_ALWAYS_INLINE __m512 load_fp4(const nb_dot_span *s, int r, int64_t i, int blo
         _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
     const __m512i shifts = high_first ? _mm512_xor_si512(low, _mm512_set1_epi32(4)) : low;
     long long codes;
-    __builtin_memcpy(&codes, (const char *)s->w[0] + r * s->stride + i * 8, sizeof codes);
+    __builtin_memcpy(&codes, (const char *)s->w[r] + i * 8, sizeof codes);
     const uint8_t *scales = s->scales + r * s->scales_stride;
     const float *values = (const float *)s->table + scales[i >> (block_bits - 4)] * 16;
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(codes), shifts),
@@ -39,20 +39,19 @@ LOAD_FP4(load_mxfp4_high, 5, 1)
 
 void nb_dot_f32_avx512(float *lanes, const nb_dot_span *s)
 {
-    nb_dot_avx512(lanes, s, 0, nb_dot_load_units_avx512, nb_dot_load_units_avx512,
-                  multiply_add_f32);
+    nb_dot_avx512(lanes, s, NB_CHUNK_BYTES, nb_dot_load_units_avx512, multiply_add_f32);
 }
 
 void nb_dot_fp4_f32_avx512(float *lanes, const nb_dot_span *s)
 {
     if (s->block_bits == 5 && s->high_first)
-        nb_dot_avx512(lanes, s, 16, load_mxfp4_high, load_mxfp4_high, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 8, load_mxfp4_high, multiply_add_f32);
     else if (s->block_bits == 5)
-        nb_dot_avx512(lanes, s, 16, load_mxfp4_low, load_mxfp4_low, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 8, load_mxfp4_low, multiply_add_f32);
     else if (s->high_first)
-        nb_dot_avx512(lanes, s, 16, load_nvfp4_high, load_nvfp4_high, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 8, load_nvfp4_high, multiply_add_f32);
     else
-        nb_dot_avx512(lanes, s, 16, load_nvfp4_low, load_nvfp4_low, multiply_add_f32);
+        nb_dot_avx512(lanes, s, 8, load_nvfp4_low, multiply_add_f32);
 }
 
 void nb_fold_avx512(float *c, const float *lanes, int m, const int32_t order[16],

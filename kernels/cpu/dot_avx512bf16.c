@@ -7,8 +7,7 @@ NB_ALWAYS_INLINE __m512 multiply_add_bf16(__m512 sum, __m512 w, __m512 x)
 
 void nb_dot_bf16_avx512bf16(float *lanes, const nb_dot_span *s)
 {
-    nb_dot_avx512(lanes, s, 0, nb_dot_load_units_avx512, nb_dot_load_units_avx512,
-                  multiply_add_bf16);
+    nb_dot_avx512(lanes, s, NB_CHUNK_BYTES, nb_dot_load_units_avx512, multiply_add_bf16);
 }
 
 /*
@@ -111,7 +110,7 @@ struct cursor {
 /* Four chunks, or at the end `left` of them, of `rows` rows side by side, so that a sum's
  * additions do not wait for each other. */
 NB_ALWAYS_INLINE void dot_quad(__m512 *sum, const nb_dot_span *s, const __m512i *place,
-                               struct cursor *rows_at, int64_t ahead, int rows, int m, int left,
+                               struct cursor *rows_at, int rows, int m, int left,
                                block_kind kind)
 {
     struct quad q[4];
@@ -121,7 +120,7 @@ NB_ALWAYS_INLINE void dot_quad(__m512 *sum, const nb_dot_span *s, const __m512i 
         q[r] = left
                    ? load_last(at.codes, at.scales, left * CHUNK_CODE_BYTES - s->half * 8, kind)
                    : load_quad(at.codes, at.scales, kind);
-        if (!left) _mm_prefetch(at.codes + ahead, _MM_HINT_T0);
+        if (!left) _mm_prefetch(at.codes + s->ahead, _MM_HINT_T0);
         at.codes += s->stride;
         at.scales += s->scales_stride;
         __asm__("" : "+r"(at.codes), "+r"(at.scales)); /* no register for each row */
@@ -150,7 +149,6 @@ NB_ALWAYS_INLINE void dot_rows(float *lanes, const nb_dot_span *s, int rows, int
                                block_kind kind)
 {
     const int side = m == 1 ? 4 : 2;
-    const int64_t ahead = rows * s->stride;
     int64_t i = 0;
     struct cursor at = {s->w[0], s->x, s->scales};
     __m512i place[QUAD];
@@ -168,10 +166,10 @@ NB_ALWAYS_INLINE void dot_rows(float *lanes, const nb_dot_span *s, int rows, int
         if (i % (kind == NVFP4 ? 32 : 64) == 0)
 #pragma GCC unroll 1
             for (int r = 0; r < rows; r++)
-                _mm_prefetch(at.scales + (rows + r) * s->scales_stride, _MM_HINT_T0);
+                _mm_prefetch(at.scales + r * s->scales_stride + s->scales_ahead, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r += side)
-            dot_quad(sum + r * m, s, place, &row, ahead, side, m, 0, kind);
+            dot_quad(sum + r * m, s, place, &row, side, m, 0, kind);
         at.codes += QUAD_BYTES;
         at.scales += kind == NVFP4 ? 2 * QUAD : QUAD;
         at.x += QUAD * NB_CHUNK_BYTES;
@@ -179,7 +177,7 @@ NB_ALWAYS_INLINE void dot_rows(float *lanes, const nb_dot_span *s, int rows, int
     if (i < s->chunks)
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r += side)
-            dot_quad(sum + r * m, s, place, &at, ahead, side, m, (int)(s->chunks - i), kind);
+            dot_quad(sum + r * m, s, place, &at, side, m, (int)(s->chunks - i), kind);
 #pragma GCC unroll 16
     for (int j = 0; j < rows * m; j++) _mm512_store_ps(lanes + j * 16, sum[j]);
 }

@@ -82,11 +82,12 @@ typedef struct nb_dot_span {
     int64_t x_stride;           /* bytes */
     int64_t chunks;
     int m, accumulate; /* NB_SUMS_STORE or NB_SUMS_CONTINUE */
-    /* FP4: w has the first row alone, the others follow at `stride` bytes, as do their scales;
-     * `table` has the values of 16 codes for each scale byte, as units that fill a chunk (BF16:
-     * twice over), 64-byte aligned. A last chunk of a single block of 16 is `half`. */
+    int64_t ahead;     /* bytes to what to prefetch in a row's place; 0: nothing */
+    /* FP4: rows lie at `stride` bytes from each other, as do their scales; `table` has the
+     * values of 16 codes for each scale byte, as units that fill a chunk (BF16: twice over),
+     * 64-byte aligned. A last chunk of a single block of 16 is `half`. */
     const uint8_t *scales;
-    int64_t stride, scales_stride;
+    int64_t stride, scales_stride, scales_ahead;
     const void *table;
     int block_bits, high_first, half;
 } nb_dot_span;

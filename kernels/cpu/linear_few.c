@@ -23,6 +23,7 @@ enum {
     LANES_BYTES = GROUP * NB_FEW_ROWS * 64,
     SCRATCH_BYTES = PANEL_BYTES + LANES_BYTES,
     LINE = 64,
+    PIECE_BYTES = 24 << 10, /* of x, in L1 beside W */
 };
 
 /* How a part is multiplied. */
@@ -198,84 +199,128 @@ static void point_at_codes(const struct rows *t, nb_dot_span *span, const nb_wei
 {
     int64_t rows = nb_dot_rows(span->m);
     const char *codes = (const char *)w->data + (row * w->k + k0) / 2;
-    span->w[0] = codes;
     span->stride = w->k / 2;
     span->scales_stride = w->k >> span->block_bits;
     span->scales = (const uint8_t *)w->scales + ((row * w->k + k0) >> span->block_bits);
-    if (n == rows) return;
-    int64_t count = min_of(span->chunks * NB_CHUNK_UNITS * t->p->isa->unit_elements, w->k - k0);
-    int64_t bytes = count / 2, n_scales = count >> span->block_bits;
-    char *copies = t->panel, *scales = copies + rows * bytes;
-    for (int64_t r = 0; r < rows; r++) {
-        memcpy(copies + r * bytes, codes + min_of(r, n - 1) * span->stride, (size_t)bytes);
-        memcpy(scales + r * n_scales, span->scales + min_of(r, n - 1) * span->scales_stride,
-               (size_t)n_scales);
+    if (n < rows) {
+        int64_t count = span->chunks * NB_CHUNK_UNITS * t->p->isa->unit_elements;
+        int64_t bytes = min_of(count, w->k - k0) / 2, n_scales = bytes * 2 >> span->block_bits;
+        char *copies = t->panel, *scales = copies + rows * bytes;
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t from = min_of(r, n - 1);
+            memcpy(copies + r * bytes, codes + from * span->stride, (size_t)bytes);
+            memcpy(scales + r * n_scales, span->scales + from * span->scales_stride,
+                   (size_t)n_scales);
+        }
+        codes = copies;
+        span->stride = bytes;
+        span->scales = (const uint8_t *)scales;
+        span->scales_stride = n_scales;
     }
-    span->w[0] = copies;
-    span->stride = bytes;
-    span->scales = (const uint8_t *)scales;
-    span->scales_stride = n_scales;
+    for (int64_t r = 0; r < rows; r++) span->w[r] = codes + r * span->stride;
 }
 
-/* The same by way of the panel, a few hundred units at a time. */
-static void dot_decoded(const struct rows *t, nb_dot_span *span, const nb_weight *w,
-                        int64_t row, int64_t n, int64_t k0, float *lanes)
+/* Where in a part: a row of W and a unit of it. */
+struct place {
+    int64_t row, unit;
+};
+
+/* A piece of some rows, as units decoded into the panel. Asks for what is read next. */
+static void dot_decoded(const struct rows *t, int i, nb_dot_span *span, struct place at,
+                        int64_t n, struct place next, float *lanes)
 {
     const struct plan *p = t->p;
-    int64_t left = span->chunks, most = NB_BLOCK_UNITS / NB_CHUNK_UNITS;
-    for (int64_t r = 0; r < nb_dot_rows(span->m); r++) span->w[r] = t->panel + r * BLOCK_BYTES;
-    for (; left > 0; left -= most, k0 += p->block_elements) {
-        span->chunks = min_of(left, most);
-        for (int64_t r = 0; r < n; r++)
-            p->isa->decode(w, row + r, k0, min_of(p->block_elements, w->k - k0),
-                           t->panel + r * BLOCK_BYTES, NB_CHUNK_BYTES);
-        p->isa->dot(lanes, span);
-        span->x = (const char *)span->x + most * NB_CHUNK_BYTES;
-        span->accumulate = NB_SUMS_CONTINUE;
+    const nb_weight *w = &p->parts[i].w;
+    int64_t k0 = at.unit * p->isa->unit_elements, next_k0 = next.unit * p->isa->unit_elements;
+    int64_t count = min_of(span->chunks * NB_CHUNK_UNITS * p->isa->unit_elements, w->k - k0);
+    for (int64_t r = 0; r < nb_dot_rows(span->m); r++) {
+        span->w[r] = t->panel + r * BLOCK_BYTES;
+        if (next.row + r < w->n) prefetch(p, w, next.row + r, next_k0);
+        if (r < n)
+            p->isa->decode(w, at.row + r, k0, count, t->panel + r * BLOCK_BYTES,
+                           NB_CHUNK_BYTES);
     }
+    p->isa->dot(lanes, span);
 }
 
-/* Units unit ... unit+n_units of up to GROUP weight rows from `row` on, into lanes. */
-static void dot_group(const struct rows *t, int i, int64_t row, int64_t n, int64_t unit,
-                      int64_t n_units)
+/* `n_units` of n rows, at most nb_dot_rows() of them. */
+static void dot_piece(const struct rows *t, int i, struct place at, int64_t n, int64_t n_units,
+                      struct place next, int accumulate, float *lanes)
 {
     const struct plan *p = t->p;
     const nb_linear_part *part = &p->parts[i];
-    int64_t k0 = unit * p->isa->unit_elements, step = nb_dot_rows(p->m);
-    for (int64_t r = 0; r < n; r += step) {
-        nb_dot_span span = {.x = p->x[i] + unit * 4,
-                            .x_stride = part->units * 4,
-                            .chunks = n_units / NB_CHUNK_UNITS,
-                            .m = (int)p->m,
-                            .table = p->table,
-                            .block_bits = nb_weight_block_bits(&part->w),
-                            .high_first = part->w.high_first};
-        float *lanes = t->lanes + r * p->m * 16;
-        int64_t n_rows = min_of(step, n - r);
-        if (p->way[i] == DECODED) {
-            dot_decoded(t, &span, &part->w, row + r, n_rows, k0, lanes);
-            continue;
-        }
-        if (p->way[i] == AS_IT_LIES) {
-            point_at_rows(&span, &part->w, row + r, n_rows, k0);
-            p->isa->dot(lanes, &span);
-            continue;
-        }
-        point_at_codes(t, &span, &part->w, row + r, n_rows, k0);
-        span.half = k0 + n_units * p->isa->unit_elements > part->w.k;
+    const nb_weight *w = &part->w;
+    int64_t k0 = at.unit * p->isa->unit_elements;
+    int64_t columns = (next.unit - at.unit) * p->isa->unit_elements, rows = next.row - at.row;
+    nb_dot_span span = {.x = p->x[i] + at.unit * 4,
+                        .x_stride = part->units * 4,
+                        .chunks = n_units / NB_CHUNK_UNITS,
+                        .m = (int)p->m,
+                        .accumulate = accumulate,
+                        .table = p->table,
+                        .block_bits = nb_weight_block_bits(w),
+                        .high_first = w->high_first};
+    span.ahead = rows * nb_weight_row_bytes(w) + columns * nb_weight_row_bytes(w) / w->k;
+    switch (p->way[i]) {
+    case FP4:
+        span.scales_ahead = (rows * w->k + columns) / (1 << span.block_bits);
+        span.half = k0 + n_units * p->isa->unit_elements > w->k;
+        point_at_codes(t, &span, w, at.row, n, k0);
         p->isa->dot_fp4(lanes, &span);
+        break;
+    case AS_IT_LIES:
+        point_at_rows(&span, w, at.row, n, k0);
+        p->isa->dot(lanes, &span);
+        break;
+    default:
+        span.ahead = 0;
+        dot_decoded(t, i, &span, at, n, next, lanes);
     }
+}
+
+/* Units of the pieces that a block of k is cut into, so that they fill the panel, or that x
+ * stays in L1. One or two rows of x are short enough, and then the processor's own prefetching
+ * of whole blocks is the best; FP4 takes fewer bytes than further calls are worth. */
+static int64_t piece_units(const struct plan *p, int i, int64_t n_units)
+{
+    if (p->way[i] == DECODED) return NB_BLOCK_UNITS;
+    if (p->way[i] == FP4 || p->m <= 2) return n_units;
+    return PIECE_BYTES / NB_CHUNK_BYTES / p->m * NB_CHUNK_UNITS;
+}
+
+/* A block of k of up to GROUP rows into lanes. */
+static void dot_group(const struct rows *t, int i, struct place at, int64_t n, int64_t n_units,
+                      struct place next)
+{
+    const struct plan *p = t->p;
+    int64_t step = nb_dot_rows(p->m), piece = piece_units(p, i, n_units);
+    for (int64_t unit = 0; unit < n_units; unit += piece)
+        for (int64_t r = 0; r < n; r += step) {
+            struct place here = {at.row + r, at.unit + unit}, then = next;
+            if (r + step < n)
+                then = (struct place){here.row + step, here.unit};
+            else if (unit + piece < n_units)
+                then = (struct place){at.row, here.unit + piece};
+            dot_piece(t, i, here, min_of(step, n - r), min_of(piece, n_units - unit), then,
+                      unit ? NB_SUMS_CONTINUE : NB_SUMS_STORE, t->lanes + r * p->m * 16);
+        }
 }
 
 static void multiply_chains(const struct rows *t, int i)
 {
     const struct plan *p = t->p;
     const nb_linear_part *part = &p->parts[i];
+    int64_t end = t->n0 + t->n;
     for (int64_t unit = 0; unit < part->units; unit += part->block_units) {
         int64_t n_units = min_of(part->block_units, part->units - unit);
-        for (int64_t r = 0; r < t->n; r += GROUP) {
-            dot_group(t, i, t->n0 + r, min_of(GROUP, t->n - r), unit, n_units);
-            p->isa->fold(t->sums + r * NB_FEW_ROWS, t->lanes, (int)p->m,
+        for (int64_t row = t->n0; row < end; row += GROUP) {
+            struct place next = {row + GROUP, unit};
+            if (next.row >= end && unit + n_units < part->units)
+                next = (struct place){t->n0, unit + n_units};
+            else if (next.row >= end)
+                next.unit = 0;
+            dot_group(t, i, (struct place){row, unit}, min_of(GROUP, end - row), n_units, next);
+            p->isa->fold(t->sums + (row - t->n0) * NB_FEW_ROWS, t->lanes, (int)p->m,
                          p->way[i] == FP4 ? p->isa->fp4_order : NULL,
                          part->first_unit + unit > 0);
         }
