@@ -1,5 +1,6 @@
 #include "kernels/cpu/dot_avx512.h"
 
+#include "kernels/cpu/panel_avx512.h"
 #include "kernels/cpu/transpose_avx512.h"
 
 /* The low halves of a vector hold codes 0 ... 7 of a block, the high ones 8 ... 15. */
@@ -52,6 +53,35 @@ void nb_dot_fp4_f32_avx512(float *lanes, const nb_dot_span *s)
         nb_dot_avx512(lanes, s, 8, load_nvfp4_high, multiply_add_f32);
     else
         nb_dot_avx512(lanes, s, 8, load_nvfp4_low, multiply_add_f32);
+}
+
+/* 16 elements times the row's scale, as the decoder of panels makes them. */
+#define LOAD_TYPED(name, type, bytes)                                                          \
+    NB_ALWAYS_INLINE __m512 name(const nb_dot_span *s, int r, int64_t i)                       \
+    {                                                                                          \
+        return _mm512_mul_ps(nb_load16(type, (const char *)s->w[r] + i * 16 * (bytes)),        \
+                             _mm512_set1_ps(s->row_scale[r]));                                 \
+    }
+LOAD_TYPED(load_f32, NB_DTYPE_F32, 4)
+LOAD_TYPED(load_f16, NB_DTYPE_F16, 2)
+LOAD_TYPED(load_bf16, NB_DTYPE_BF16, 2)
+LOAD_TYPED(load_f8, NB_DTYPE_F8_E4M3, 1)
+
+void nb_dot_typed_f32_avx512(float *lanes, const nb_dot_span *s)
+{
+    switch (s->dtype) {
+    case NB_DTYPE_F32:
+        nb_dot_avx512(lanes, s, 64, load_f32, multiply_add_f32);
+        break;
+    case NB_DTYPE_F16:
+        nb_dot_avx512(lanes, s, 32, load_f16, multiply_add_f32);
+        break;
+    case NB_DTYPE_BF16:
+        nb_dot_avx512(lanes, s, 32, load_bf16, multiply_add_f32);
+        break;
+    default:
+        nb_dot_avx512(lanes, s, 16, load_f8, multiply_add_f32);
+    }
 }
 
 void nb_fold_avx512(float *c, const float *lanes, int m, const int32_t order[16],

@@ -1,4 +1,5 @@
 #include "kernels/cpu/dot_avx512.h"
+#include "kernels/cpu/panel_avx512.h"
 
 NB_ALWAYS_INLINE __m512 multiply_add_bf16(__m512 sum, __m512 w, __m512 x)
 {
@@ -8,6 +9,74 @@ NB_ALWAYS_INLINE __m512 multiply_add_bf16(__m512 sum, __m512 w, __m512 x)
 void nb_dot_bf16_avx512bf16(float *lanes, const nb_dot_span *s)
 {
     nb_dot_avx512(lanes, s, NB_CHUNK_BYTES, nb_dot_load_units_avx512, multiply_add_bf16);
+}
+
+/* Two times 16 floats times the row's scale, rounded: just what the decoder of panels makes. */
+NB_ALWAYS_INLINE __m512 round_pair(__m512 low, __m512 high, float scale)
+{
+    __m512 by = _mm512_set1_ps(scale);
+    return (__m512)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, by), _mm512_mul_ps(low, by));
+}
+
+#define LOAD_TYPED(name, type, bytes)                                                          \
+    NB_ALWAYS_INLINE __m512 name(const nb_dot_span *s, int r, int64_t i)                       \
+    {                                                                                          \
+        const char *p = (const char *)s->w[r] + i * 32 * (bytes);                              \
+        return round_pair(nb_load16(type, p), nb_load16(type, p + 16 * (bytes)),               \
+                          s->row_scale[r]);                                                    \
+    }
+LOAD_TYPED(load_f32, NB_DTYPE_F32, 4)
+LOAD_TYPED(load_f16, NB_DTYPE_F16, 2)
+LOAD_TYPED(load_bf16, NB_DTYPE_BF16, 2)
+
+/* E4M3's bits, shifted, are an F16 of 2^-8 times its value. */
+NB_ALWAYS_INLINE __m512 load_f8(const nb_dot_span *s, int r, int64_t i)
+{
+    __m512i c = _mm512_cvtepi8_epi16(
+        _mm256_loadu_si256((const void *)((const char *)s->w[r] + i * 32)));
+    __mmask32 is_nan = _mm512_cmpeq_epi16_mask(_mm512_or_si512(c, _mm512_set1_epi16(-0x80)),
+                                               _mm512_set1_epi16(-1));
+    __m512i half = _mm512_and_si512(_mm512_slli_epi16(c, 7), _mm512_set1_epi16(-0x4001));
+    half = _mm512_mask_mov_epi16(half, is_nan, _mm512_set1_epi16(0x7e00));
+    return round_pair(_mm512_cvtph_ps(_mm512_castsi512_si256(half)),
+                      _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)),
+                      s->row_scale[r] * 256.0f);
+}
+
+void nb_dot_typed_bf16_avx512bf16(float *lanes, const nb_dot_span *s)
+{
+    switch (s->dtype) {
+    case NB_DTYPE_F32:
+        nb_dot_avx512(lanes, s, 128, load_f32, multiply_add_bf16);
+        break;
+    case NB_DTYPE_F16:
+        nb_dot_avx512(lanes, s, 64, load_f16, multiply_add_bf16);
+        break;
+    case NB_DTYPE_BF16:
+        nb_dot_avx512(lanes, s, 64, load_bf16, multiply_add_bf16);
+        break;
+    default:
+        nb_dot_avx512(lanes, s, 32, load_f8, multiply_add_bf16);
+    }
+}
+
+/* The values of codes without a sign are 128 words. */
+NB_ALWAYS_INLINE __m512 look_up_f8(const nb_dot_span *s, int r, int64_t i)
+{
+    const __m512i *table = s->table;
+    __m512i c = _mm512_cvtepi8_epi16(
+        _mm256_loadu_si256((const void *)((const char *)s->w[r] + i * 32)));
+    __m512i low = _mm512_permutex2var_epi16(table[0], c, table[1]);
+    __m512i high = _mm512_permutex2var_epi16(table[2], c, table[3]);
+    __mmask32 is_high = _mm512_test_epi16_mask(c, _mm512_set1_epi16(0x40));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi64(_mm512_mask_mov_epi16(low, is_high, high), c,
+                                  _mm512_set1_epi16(-0x8000), 0x78)); /* ^, & */
+}
+
+void nb_dot_f8_bf16_avx512bf16(float *lanes, const nb_dot_span *s)
+{
+    nb_dot_avx512(lanes, s, 32, look_up_f8, multiply_add_bf16);
 }
 
 /*

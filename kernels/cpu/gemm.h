@@ -88,6 +88,9 @@ typedef struct nb_dot_span {
      * 64-byte aligned. A last chunk of a single block of 16 is `half`. */
     const uint8_t *scales;
     int64_t stride, scales_stride, scales_ahead;
+    /* Elements that become units on the way: their type, and what a row's are multiplied by. */
+    nb_dtype dtype;
+    float row_scale[NB_FEW_ROWS];
     const void *table;
     int block_bits, high_first, half;
 } nb_dot_span;
@@ -188,6 +191,9 @@ typedef struct nb_gemm_isa {
     nb_few_fn *few; /* NULL: few rows go through the tiles too, and there is one chain */
     nb_panel_spread_fn *spread;
     nb_dot_fn *dot, *dot_fp4;
+    /* NULL: none. F32, F16, BF16 and F8_E4M3 become units on the way; those of F8 are found in
+     * `table`, which has the values of codes 0 ... 127. */
+    nb_dot_fn *dot_typed, *dot_f8;
     nb_fold_fn *fold;
     const int32_t *fp4_order; /* the lane of each unit in dot_fp4; NULL: its own */
     nb_dtype dot_dtype;       /* whose elements are units as they lie in a file */
@@ -231,6 +237,7 @@ nb_few_fn nb_few_f32_avx512, nb_few_bf16_avx512bf16;
 nb_panel_spread_fn nb_panel_spread_avx512;
 nb_dot_fn nb_dot_f32_avx512, nb_dot_fp4_f32_avx512;
 nb_dot_fn nb_dot_bf16_avx512bf16, nb_dot_fp4_bf16_avx512bf16;
+nb_dot_fn nb_dot_typed_f32_avx512, nb_dot_typed_bf16_avx512bf16, nb_dot_f8_bf16_avx512bf16;
 nb_fold_fn nb_fold_avx512;
 extern const int32_t nb_fp4_order_f32_avx512[16];
 

@@ -47,6 +47,7 @@ static const nb_gemm_isa f32_avx512 = {
     .spread = nb_panel_spread_avx512,
     .dot = nb_dot_f32_avx512,
     .dot_fp4 = nb_dot_fp4_f32_avx512,
+    .dot_typed = nb_dot_typed_f32_avx512,
     .fold = nb_fold_avx512,
     .fp4_order = nb_fp4_order_f32_avx512,
     .dot_dtype = NB_DTYPE_F32,
@@ -83,6 +84,8 @@ static const nb_gemm_isa bf16_avx512bf16 = {
     .spread = nb_panel_spread_avx512,
     .dot = nb_dot_bf16_avx512bf16,
     .dot_fp4 = nb_dot_fp4_bf16_avx512bf16,
+    .dot_typed = nb_dot_typed_bf16_avx512bf16,
+    .dot_f8 = nb_dot_f8_bf16_avx512bf16,
     .fold = nb_fold_avx512,
     .dot_dtype = NB_DTYPE_BF16,
 };

@@ -27,7 +27,7 @@ enum {
 };
 
 /* How a part is multiplied. */
-enum way { ONE_CHAIN, AS_IT_LIES, FP4, DECODED };
+enum way { ONE_CHAIN, AS_IT_LIES, TYPED, F8, FP4, DECODED };
 
 struct plan {
     const nb_linear_args *a;
@@ -56,16 +56,33 @@ static int64_t min_of(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Does a row have one scale, and no end within a chunk? */
+static int is_even(const nb_weight *w, const nb_gemm_isa *isa)
+{
+    int one_scale = w->scale_kind == NB_SCALE_NONE || w->scale_kind == NB_SCALE_ROW;
+    return one_scale && w->k % (NB_CHUNK_UNITS * isa->unit_elements) == 0;
+}
+
 static enum way way_of(const nb_linear_part *part, const nb_gemm_isa *isa)
 {
     const nb_weight *w = &part->w;
-    int is_plain = w->scale_kind == NB_SCALE_NONE && w->scale == 1.0f;
     if (part->chains == 1) return ONE_CHAIN;
     if (w->dtype == NB_DTYPE_F4_E2M1X2) return FP4;
-    if (w->dtype == isa->dot_dtype && is_plain &&
-        w->k % (NB_CHUNK_UNITS * isa->unit_elements) == 0)
+    if (!is_even(w, isa)) return DECODED;
+    if (w->dtype == isa->dot_dtype && w->scale_kind == NB_SCALE_NONE && w->scale == 1.0f)
         return AS_IT_LIES;
-    return DECODED;
+    int is_f8 = w->dtype == NB_DTYPE_F8_E4M3 || w->dtype == NB_DTYPE_F8_E5M2;
+    if (is_f8 && isa->dot_f8 && w->scale_kind == NB_SCALE_NONE) return F8;
+    if (!isa->dot_typed) return DECODED;
+    switch (w->dtype) {
+    case NB_DTYPE_F32:
+    case NB_DTYPE_F16:
+    case NB_DTYPE_BF16:
+    case NB_DTYPE_F8_E4M3:
+        return TYPED;
+    default:
+        return DECODED;
+    }
 }
 
 /* Units into the lanes that the codes of FP4 come in. */
@@ -102,9 +119,9 @@ static void pack_x(const struct plan *p, int i)
     }
 }
 
-/* The decoder itself makes the table: of a row of blocks that have all codes under all scales,
- * a chunk for each scale. */
-static void make_table(const struct plan *p)
+/* The decoder itself makes the tables: that of FP4 of a row of blocks that have all codes under
+ * all scales, a chunk for each scale. */
+static void make_fp4_table(const struct plan *p)
 {
     enum { MOST = 2, BLOCK = 16 };
     static const uint8_t all[BLOCK / 2] = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe};
@@ -123,6 +140,19 @@ static void make_table(const struct plan *p)
         scales[i] = (uint8_t)(i / p->isa->unit_elements);
     }
     p->isa->decode(&row, 0, 0, row.k, p->table, NB_CHUNK_BYTES);
+}
+
+/* That of F8 of a row of all codes without a sign. */
+static void make_f8_table(const struct plan *p)
+{
+    enum { CODES = 128 };
+    uint8_t codes[CODES];
+    nb_weight row = *p->a->w;
+    row.data = codes;
+    row.n = 1;
+    row.k = CODES;
+    for (int i = 0; i < CODES; i++) codes[i] = (uint8_t)i;
+    p->isa->decode(&row, 0, 0, CODES, p->table, NB_CHUNK_BYTES);
 }
 
 /* The processor sees no pattern in 32 streams of a KB each. */
@@ -269,8 +299,16 @@ static void dot_piece(const struct rows *t, int i, struct place at, int64_t n, i
         p->isa->dot_fp4(lanes, &span);
         break;
     case AS_IT_LIES:
+    case F8:
         point_at_rows(&span, w, at.row, n, k0);
-        p->isa->dot(lanes, &span);
+        (p->way[i] == F8 ? p->isa->dot_f8 : p->isa->dot)(lanes, &span);
+        break;
+    case TYPED:
+        point_at_rows(&span, w, at.row, n, k0);
+        span.dtype = w->dtype;
+        for (int64_t r = 0; r < nb_dot_rows(p->m); r++)
+            span.row_scale[r] = nb_weight_scale_at(w, at.row + min_of(r, n - 1), 0);
+        p->isa->dot_typed(lanes, &span);
         break;
     default:
         span.ahead = 0;
@@ -278,14 +316,19 @@ static void dot_piece(const struct rows *t, int i, struct place at, int64_t n, i
     }
 }
 
-/* Units of the pieces that a block of k is cut into, so that they fill the panel, or that x
- * stays in L1. One or two rows of x are short enough, and then the processor's own prefetching
- * of whole blocks is the best; FP4 takes fewer bytes than further calls are worth. */
+/* Units of the pieces that a block of k is cut into, so that they fill the panel, or that x and
+ * what is asked for ahead stay in L1. With one or two rows of x that need no work on W the
+ * processor's own prefetching of whole blocks is the best; FP4 takes fewer bytes than further
+ * calls are worth. */
 static int64_t piece_units(const struct plan *p, int i, int64_t n_units)
 {
+    const nb_weight *w = &p->parts[i].w;
+    int64_t chunk = NB_CHUNK_UNITS * p->isa->unit_elements * nb_weight_row_bytes(w) / w->k;
+    int64_t of_x = PIECE_BYTES / NB_CHUNK_BYTES / p->m;
+    int64_t of_w = PIECE_BYTES / chunk / nb_dot_rows(p->m);
     if (p->way[i] == DECODED) return NB_BLOCK_UNITS;
-    if (p->way[i] == FP4 || p->m <= 2) return n_units;
-    return PIECE_BYTES / NB_CHUNK_BYTES / p->m * NB_CHUNK_UNITS;
+    if (p->way[i] == FP4 || (p->way[i] == AS_IT_LIES && p->m <= 2)) return n_units;
+    return min_of(of_x, of_w) * NB_CHUNK_UNITS;
 }
 
 /* A block of k of up to GROUP rows into lanes. */
@@ -363,7 +406,8 @@ static void prepare(nb_stream *s, struct plan *p)
     if (failed) nb_stream_fault(s, NB_E_SYSTEM, "%s", nb_error_message());
     if (s->status != NB_OK) return;
     for (int i = 0; i < p->n_parts; i++) pack_x(p, i);
-    if (p->way[0] == FP4) make_table(p);
+    if (p->way[0] == FP4) make_fp4_table(p);
+    if (p->way[0] == F8) make_f8_table(p);
 }
 
 void nb_linear_few(nb_stream *s, const nb_linear_args *a, const nb_gemm_isa *isa)
