@@ -71,6 +71,10 @@ typedef struct nb_bench_roofs {
 nb_status nb_bench_measure_roofs(nb_stream *s, unsigned which,
                                  nb_bench_roofs *out) NB_MUST_CHECK;
 
+/* Reads so much of what is 64-byte aligned (but for a rest of less than a KB) by all threads of
+ * the stream at once: bytes a second; 0: this processor has no loop for it. */
+double nb_bench_read(nb_stream *s, const void *data, int64_t bytes);
+
 /* ---- tables ---- */
 
 /* A column of a table of results. What a row does not have is left empty. */

@@ -1,6 +1,8 @@
 /*
  * nibble bench gemm, gemv, attn, conv: operations alone at FLUX.1's shapes, beside the roofs.
  */
+#include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/bench.h"
@@ -9,7 +11,8 @@
 #include "kernels/ops.h"
 #include "models/synthetic.h"
 
-enum { DEFAULT_RUNS = 7 };
+enum { DEFAULT_RUNS = 7, GEMV_RUNS = 21 };
+static const double LEAST_SECONDS = 0.005; /* of a run of what is read from a cache */
 
 /* A measurement of one operation under way. */
 struct kernel_run {
@@ -26,6 +29,7 @@ struct operation {
     const void *args;
     double flops, bytes; /* 0: not told */
     nb_compute compute;  /* what its products are computed in */
+    const nb_weight *w;  /* whose reading is the roof; NULL: it is not */
 };
 
 static void call_linear(nb_stream *s, const void *args)
@@ -62,31 +66,65 @@ static nb_tensor random_tensor(nb_stream *s, int rank, const int64_t *shape)
     return t;
 }
 
-/* Once to warm up, then as often as was asked for. */
-static nb_status time_operation(struct kernel_run *run, const struct operation *op,
-                                nb_bench_stats *out)
+static double time_calls(struct kernel_run *run, const struct operation *op, int64_t calls,
+                         nb_bench_times *times)
 {
-    int64_t runs = run->options->runs ? run->options->runs : DEFAULT_RUNS;
-    nb_bench_times times;
-    times.n = 0;
+    nb_bench_time begin = nb_bench_now();
+    for (int64_t i = 0; i < calls; i++) op->call(run->s, op->args);
+    nb_bench_time all = nb_bench_since(begin);
+    if (times)
+        nb_bench_add(times, (nb_bench_time){all.wall / (double)calls, all.cpu / (double)calls});
+    return all.wall / (double)calls;
+}
+
+/* How often a cache is to be read in one run. */
+static int64_t calls_of(struct kernel_run *run, const struct operation *op)
+{
+    double seconds = time_calls(run, op, 1, NULL);
+    if (!op->w || seconds >= LEAST_SECONDS) return 1;
+    return (int64_t)(LEAST_SECONDS / seconds) + 1;
+}
+
+/* Reads the same bytes as often, in the same memory: seconds a byte. */
+static void time_reading(struct kernel_run *run, const struct operation *op, int64_t calls,
+                         nb_bench_times *times)
+{
+    double sum = 0;
+    int64_t bytes = op->w->n * nb_weight_row_bytes(op->w);
+    for (int64_t i = 0; i < calls; i++) {
+        double rate = nb_bench_read(run->s, op->w->data, bytes);
+        if (rate > 0) sum += 1 / rate;
+    }
+    nb_bench_add(times, (nb_bench_time){.wall = sum / (double)calls});
+}
+
+/* Once to warm up, then as often as was asked for; what is read is read by itself in turn,
+ * since others may use the memory meanwhile. */
+static nb_status time_operation(struct kernel_run *run, const struct operation *op,
+                                nb_bench_stats *out, nb_bench_stats *reading)
+{
+    int64_t runs = run->options->runs, usual = op->w ? GEMV_RUNS : DEFAULT_RUNS;
+    nb_bench_times times, reads;
+    times.n = reads.n = 0;
     NB_TRY(nb_stream_sync(run->s)); /* the arguments could be made */
-    for (int64_t i = -1; i < runs; i++) {
-        nb_bench_time begin = nb_bench_now();
-        op->call(run->s, op->args);
+    int64_t calls = calls_of(run, op);
+    for (int64_t i = 0; i < (runs ? runs : usual); i++) {
+        if (op->w) time_reading(run, op, calls, &reads);
+        time_calls(run, op, calls, &times);
         NB_TRY(nb_stream_sync(run->s));
-        if (i >= 0) nb_bench_add(&times, nb_bench_since(begin));
     }
     *out = nb_bench_stats_of(&times);
+    if (op->w) *reading = nb_bench_stats_of(&reads);
     return NB_OK;
 }
 
 /* Measures, and puts what was found into the row, which is consumed. */
 static nb_status add_row(struct kernel_run *run, const struct operation *op, json_t *row)
 {
-    nb_bench_stats stats;
+    nb_bench_stats stats, reading = {0};
     nb_roof roof = nb_roof_of_compute(op->compute, nb_device_caps(run->s->device));
-    double peak = run->roofs.all[roof], read = run->roofs.all[NB_ROOF_READ];
-    nb_status status = time_operation(run, op, &stats);
+    double peak = run->roofs.all[roof];
+    nb_status status = time_operation(run, op, &stats, &reading);
     if (status || json_array_append_new(run->report.rows, row) != 0) {
         if (status) json_decref(row);
         return status ? status : nb_fail(NB_E_SYSTEM, "out of memory for the results");
@@ -101,8 +139,10 @@ static nb_status add_row(struct kernel_run *run, const struct operation *op, jso
     if (op->flops > 0 && peak > 0)
         json_object_set_new(row, "peak_percent", json_real(100 * rate / peak));
     if (op->bytes > 0) json_object_set_new(row, "gbytes", json_real(1e-9 * flow));
-    if (op->bytes > 0 && read > 0)
-        json_object_set_new(row, "read_percent", json_real(100 * flow / read));
+    if (op->bytes > 0 && reading.median > 0) {
+        json_object_set_new(row, "read_gbytes", json_real(1e-9 / reading.median));
+        json_object_set_new(row, "read_percent", json_real(100 * flow * reading.median));
+    }
     nb_console_say(run->options->common.console, NB_LOG_DEBUG, "%.3f ms", 1e3 * stats.median);
     return NB_OK;
 }
@@ -117,44 +157,103 @@ static const struct gemm_shape {
     {256, 4096, 4096},   {256, 10240, 4096},  {256, 4096, 10240},
 };
 
-/* The first is far larger than caches, the second fits into them. */
-static const struct gemm_shape gemv_shapes[] = {
-    {1, 131072, 7168}, {1, 3072, 3072}, {1, 18432, 3072}, {4, 18432, 3072}, {8, 18432, 3072},
+/* So much of W, from memory (many times what caches hold) and from a cache. */
+static const struct gemv_case {
+    const char *from;
+    int64_t rows, k, bytes;
+} gemv_cases[] = {
+    {"memory", 1, 7168, 384 << 20},
+    {"memory", 8, 7168, 384 << 20},
+    {"cache", 1, 3072, 4 << 20},
+    {"cache", 8, 3072, 4 << 20},
 };
 
-static nb_status time_linear(struct kernel_run *run, nb_quant_format format,
-                             const struct gemm_shape *shape)
+/* Types that nibble reads but does not write. */
+static const nb_dtype read_types[] = {NB_DTYPE_F16, NB_DTYPE_Q8_0, NB_DTYPE_Q6_K, NB_DTYPE_Q4_K,
+                                      NB_DTYPE_Q4_0};
+
+/* Small positive numbers wherever a block may have its F16. */
+static nb_status read_type_matrix(nb_stream *s, nb_dtype dtype, int64_t n, int64_t k,
+                                  nb_weight *out)
+{
+    nb_weight w = {.dtype = dtype, .n = n, .k = k, .scale = 1, .device = s->device};
+    int64_t bytes = n * nb_weight_row_bytes(&w);
+    uint8_t *data = nb_arena_alloc(s->arena, (size_t)bytes);
+    if (!data) return NB_E_SYSTEM;
+    for (int64_t i = 0; i < bytes; i++) data[i] = (uint8_t)(0x30 + (i * 5 & 7));
+    w.data = data;
+    *out = w;
+    return NB_OK;
+}
+
+/* Consumes the row. */
+static nb_status time_linear(struct kernel_run *run, const nb_weight *w, int64_t rows,
+                             json_t *row)
+{
+    nb_linear_args args = {
+        .y = nb_stream_tensor(run->s, NB_DTYPE_F32, 2, NB_SHAPE(rows, w->n)),
+        .x = random_tensor(run->s, 2, NB_SHAPE(rows, w->k)),
+        .w = w,
+    };
+    double scales = w->scale_kind == NB_SCALE_NVFP4   ? (double)(w->n * w->k / 16)
+                    : w->scale_kind == NB_SCALE_MXFP4 ? (double)(w->n * w->k / 32)
+                                                      : 0;
+    struct operation op = {call_linear, &args,
+                           .flops = 2.0 * (double)(rows * w->n) * (double)w->k,
+                           .compute = nb_linear_compute(run->s->compute, w)};
+    if (run->kernel == NB_BENCH_GEMV) {
+        op.bytes = (double)(w->n * nb_weight_row_bytes(w)) + scales;
+        op.w = w;
+    }
+    if (row) json_object_set_new(row, "rows", json_integer(rows));
+    if (row) json_object_set_new(row, "n", json_integer(w->n));
+    if (row) json_object_set_new(row, "k", json_integer(w->k));
+    return add_row(run, &op, row);
+}
+
+static nb_status time_gemm(struct kernel_run *run, nb_quant_format format,
+                           const struct gemm_shape *shape)
 {
     nb_weight w;
     NB_TRY(nb_synthetic_matrix(run->s->arena, run->s->device, format, shape->n, shape->k, &w));
-    nb_linear_args args = {
-        .y = nb_stream_tensor(run->s, NB_DTYPE_F32, 2, NB_SHAPE(shape->rows, shape->n)),
-        .x = random_tensor(run->s, 2, NB_SHAPE(shape->rows, shape->k)),
-        .w = &w,
-    };
-    double scales = w.scale_kind == NB_SCALE_NVFP4   ? (double)(w.n * w.k / 16)
-                    : w.scale_kind == NB_SCALE_MXFP4 ? (double)(w.n * w.k / 32)
-                                                     : 0;
-    struct operation op = {call_linear, &args,
-                           .flops = 2.0 * (double)(shape->rows * w.n) * (double)w.k,
-                           .compute = nb_linear_compute(run->s->compute, &w)};
-    if (run->kernel == NB_BENCH_GEMV)
-        op.bytes = (double)(w.n * nb_weight_row_bytes(&w)) + scales;
-    return add_row(run, &op,
-                   json_pack("{s:s, s:I, s:I, s:I}", "weights", nb_bench_format_name(format),
-                             "rows", (json_int_t)shape->rows, "n", (json_int_t)shape->n, "k",
-                             (json_int_t)shape->k));
+    return time_linear(run, &w, shape->rows,
+                       json_pack("{s:s}", "weights", nb_bench_format_name(format)));
 }
 
-static nb_status time_linears(struct kernel_run *run, const struct gemm_shape *shapes,
-                              size_t n_shapes)
+/* Of a format (from 0 on), or of one of read_types after them. */
+static nb_status time_gemv(struct kernel_run *run, int type, const struct gemv_case *c)
 {
-    int only = run->options->weights;
-    for (int f = 0; f < NB_BENCH_N_FORMATS; f++) {
-        if (only && only != f + 1) continue;
+    int is_format = type < NB_BENCH_N_FORMATS;
+    nb_quant_format format = nb_bench_formats[is_format ? type : 0];
+    nb_dtype dtype = read_types[is_format ? 0 : type - NB_BENCH_N_FORMATS];
+    char name[32];
+    nb_weight w = {.dtype = dtype, .k = c->k};
+    snprintf(name, sizeof name, "%s",
+             is_format ? nb_bench_format_name(format) : nb_dtype_name(dtype));
+    for (char *at = name; *at; at++) *at = (char)tolower((unsigned char)*at);
+    if (is_format) /* the matrix says how long a row is */
+        NB_TRY(nb_synthetic_matrix(run->s->arena, run->s->device, format, 1, c->k, &w));
+    int64_t n = c->bytes / nb_weight_row_bytes(&w) / 64 * 64;
+    if (is_format)
+        NB_TRY(nb_synthetic_matrix(run->s->arena, run->s->device, format, n, c->k, &w));
+    else
+        NB_TRY(read_type_matrix(run->s, dtype, n, c->k, &w));
+    return time_linear(run, &w, c->rows,
+                       json_pack("{s:s, s:s}", "weights", name, "from", c->from));
+}
+
+static nb_status time_linears(struct kernel_run *run)
+{
+    int is_gemv = run->kernel == NB_BENCH_GEMV, only = run->options->weights;
+    int n_types = NB_BENCH_N_FORMATS + (is_gemv ? (int)NB_COUNT(read_types) : 0);
+    size_t n_shapes = is_gemv ? NB_COUNT(gemv_cases) : NB_COUNT(gemm_shapes);
+    for (int type = 0; type < n_types; type++) {
+        if (only && only != type + 1) continue;
         for (size_t i = 0; i < n_shapes; i++) {
             nb_arena_mark mark = nb_arena_save(run->s->arena);
-            nb_status status = time_linear(run, nb_bench_formats[f], &shapes[i]);
+            nb_status status = is_gemv
+                                   ? time_gemv(run, type, &gemv_cases[i])
+                                   : time_gemm(run, nb_bench_formats[type], &gemm_shapes[i]);
             nb_arena_rewind(run->s->arena, mark);
             nb_arena_trim(run->s->arena);
             NB_TRY(status);
@@ -276,9 +375,8 @@ static nb_status time_kernel(struct kernel_run *run)
 {
     switch (run->kernel) {
     case NB_BENCH_GEMM:
-        return time_linears(run, gemm_shapes, NB_COUNT(gemm_shapes));
     case NB_BENCH_GEMV:
-        return time_linears(run, gemv_shapes, NB_COUNT(gemv_shapes));
+        return time_linears(run);
     case NB_BENCH_ATTN:
         return time_attns(run);
     default:
@@ -289,6 +387,7 @@ static nb_status time_kernel(struct kernel_run *run)
 #define RATES                                                                                  \
     {"ms", "ms", 3}, {"ms_spread", "+-", 3}, {"cpu_ms", "cpu ms", 3},                          \
         {"gflops", "GFLOP/s", 1}, {"peak_percent", "% of peak", 1}, {"gbytes", "GB/s", 1},     \
+        {"read_gbytes", "read GB/s", 1},                                                       \
     {                                                                                          \
         "read_percent", "% of read", 1                                                         \
     }
@@ -296,6 +395,7 @@ static nb_status time_kernel(struct kernel_run *run)
 static void choose_columns(struct kernel_run *run)
 {
     static const nb_bench_column linear[] = {{"weights", "weights", 0},
+                                             {"from", "from", 0},
                                              {"rows", "rows", 0},
                                              {"n", "n", 0},
                                              {"k", "k", 0},

@@ -1,6 +1,6 @@
-/* Times nb_linear with one row of x beside what this machine reads from memory, in turn:
- * bench_gemv [threads]. The best of 41 rounds of each, since other programs share the memory;
- * GB/s of W as it lies in its file, of which NVFP4 has 9 bytes for 16 elements. */
+/* Times nb_linear with few rows of x beside what this machine reads from memory, in turn:
+ * bench_gemv [threads [rows]]. The best of 41 rounds of each, since other programs share the
+ * memory; GB/s of W as it lies in its file, of which NVFP4 has 9 bytes for 16 elements. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,15 @@
 #include "kernels/base/cpu.h"
 #include "kernels/ops.h"
 
-enum { ROUNDS = 41, READ_BYTES = 128 << 20, PIECE = 1 << 20, K = 3072, HUGE_PAGE = 2 << 20 };
+enum {
+    ROUNDS = 41,
+    MAX_ROWS = 8,
+    MAX_N = 131072,
+    READ_BYTES = 256 << 20,
+    PIECE = 1 << 20,
+    K = 3072,
+    HUGE_PAGE = 2 << 20
+};
 
 static const struct {
     const char *name;
@@ -19,9 +27,12 @@ static const struct {
     nb_compute policy;
     int64_t n;
 } cases[] = {
-    {"NVFP4 from memory", NB_DTYPE_F4_E2M1X2, NB_COMPUTE_BF16, 65536},
-    {"BF16 from memory", NB_DTYPE_BF16, NB_COMPUTE_BF16, 18432},
-    {"F32 from memory", NB_DTYPE_F32, NB_COMPUTE_F32, 9216},
+    {"NVFP4", NB_DTYPE_F4_E2M1X2, NB_COMPUTE_BF16, 131072},
+    {"F8_E4M3", NB_DTYPE_F8_E4M3, NB_COMPUTE_BF16, 65536},
+    {"BF16", NB_DTYPE_BF16, NB_COMPUTE_BF16, 36864},
+    {"F16", NB_DTYPE_F16, NB_COMPUTE_BF16, 36864},
+    {"F32", NB_DTYPE_F32, NB_COMPUTE_BF16, 18432},
+    {"F32 at f32", NB_DTYPE_F32, NB_COMPUTE_F32, 18432},
     {"NVFP4 in cache", NB_DTYPE_F4_E2M1X2, NB_COMPUTE_BF16, 1024},
 };
 
@@ -58,7 +69,8 @@ static void read_task(void *arg, int64_t task, int thread)
     reading->sums[thread % 64] = sums[0] + sums[1] + sums[2] + sums[3];
 }
 
-static double time_linear(nb_stream *s, int i, void *data, void *scales, float *x, float *y)
+static double time_linear(nb_stream *s, int i, int rows, void *data, void *scales, float *x,
+                          float *y)
 {
     float values[NB_SCALE_CODES];
     int is_fp4 = cases[i].dtype == NB_DTYPE_F4_E2M1X2;
@@ -70,8 +82,8 @@ static double time_linear(nb_stream *s, int i, void *data, void *scales, float *
         nb_weight_scale_values(w.scale_kind, 0.01f, 0, values);
     }
     nb_linear_args a = {.w = &w};
-    a.x = nb_tensor_view(s->device, x, NB_DTYPE_F32, 2, NB_SHAPE(1, K));
-    a.y = nb_tensor_view(s->device, y, NB_DTYPE_F32, 2, NB_SHAPE(1, w.n));
+    a.x = nb_tensor_view(s->device, x, NB_DTYPE_F32, 2, NB_SHAPE(rows, K));
+    a.y = nb_tensor_view(s->device, y, NB_DTYPE_F32, 2, NB_SHAPE(rows, w.n));
     s->compute = cases[i].policy;
     int64_t bytes = w.n * nb_weight_row_bytes(&w) + (is_fp4 ? w.n * K / 16 : 0);
     double start = now_s();
@@ -85,20 +97,23 @@ int main(int argc, char **argv)
     nb_device *device;
     nb_stream *s;
     int threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0;
+    int rows = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 1;
     double best[N_CASES] = {0}, read = 0;
+    if (rows < 1 || rows > MAX_ROWS) return EXIT_FAILURE;
     if (nb_device_open_cpu(nb_cpu_caps(), &device) ||
         nb_stream_create(device, NB_COMPUTE_BF16, threads, NULL, &s))
         return EXIT_FAILURE;
-    void *data = new_bytes(READ_BYTES), *scales = new_bytes(65536 * K / 16);
-    float *x = new_bytes(K * 4), *y = new_bytes(65536 * 4);
+    void *data = new_bytes(READ_BYTES), *scales = new_bytes((size_t)MAX_N * K / 16);
+    float *x = new_bytes(MAX_ROWS * K * 4), *y = new_bytes((size_t)MAX_ROWS * MAX_N * 4);
     struct reading reading = {.words = data};
     for (int round = 0; round < ROUNDS; round++) {
         double start = now_s();
         nb_parallel(s, READ_BYTES / PIECE, read_task, &reading);
         read = fmax(read, 1e-9 * READ_BYTES / (now_s() - start));
         for (int i = 0; i < N_CASES; i++) {
-            if (i == N_CASES - 1) time_linear(s, i, data, scales, x, y); /* into the cache */
-            best[i] = fmax(best[i], time_linear(s, i, data, scales, x, y));
+            if (i == N_CASES - 1)
+                time_linear(s, i, rows, data, scales, x, y); /* into the cache */
+            best[i] = fmax(best[i], time_linear(s, i, rows, data, scales, x, y));
         }
     }
     printf("%-20s %6.1f GB/s, %d threads\n", "reading", read, s->threads);

@@ -148,10 +148,19 @@ run bench gemv --weights nvfp4 -r 1 --json
 expect_status 0
 check test "$(get results.0.weights)" = nvfp4
 check test "$(get results.0.rows)" = 1
-for key in results.0.gbytes results.0.read_percent results.1.ms roofs.read.all_threads; do
+for key in results.0.gbytes results.0.read_gbytes results.0.read_percent results.1.ms \
+    roofs.read.all_threads; do
     check test -n "$(get $key)"
 done
+check test "$(get results.0.from)" = memory
+check test "$(get results.3.from)" = cache
+check test "$(get results.3.rows)" = 8
 check_gone
+what="types that are read and not written are measured too"
+run bench gemv -r 1 --format csv -q
+expect_status 0
+check grep -q ",q4_k,memory,8," "$T/stdout"
+check grep -q ",f16,cache,1," "$T/stdout"
 what="a product is held against the roof of its own arithmetic"
 run bench gemv -r 1 --compute f32 --json -q
 expect_status 0
