@@ -176,6 +176,40 @@ struct cursor {
     const uint8_t *scales;
 };
 
+/* Chunk c of some rows times x, whose vectors stay in registers. */
+NB_ALWAYS_INLINE void multiply_each(__m512 *sum, const nb_dot_span *s, const struct quad *q,
+                                    __m512i place, int c, const char *x, int rows, int m,
+                                    __mmask32 lanes, block_kind kind)
+{
+    __m512 xv[NB_FEW_ROWS];
+#pragma GCC unroll 8
+    for (int k = 0; k < m; k++)
+        xv[k] = _mm512_load_ps(x + k * s->x_stride + c * NB_CHUNK_BYTES);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        __m512 w = values_of(s->table, &q[r], place, c, lanes, kind);
+#pragma GCC unroll 8
+        for (int k = 0; k < m; k++)
+            sum[r * m + k] = multiply_add_bf16(sum[r * m + k], w, xv[k]);
+    }
+}
+
+/* The same of two rows and so many of x that there are not registers for all of them. */
+NB_ALWAYS_INLINE void multiply_pair(__m512 *sum, const nb_dot_span *s, const struct quad *q,
+                                    __m512i place, int c, const char *x, int m, __mmask32 lanes,
+                                    block_kind kind)
+{
+    __m512 w0 = values_of(s->table, &q[0], place, c, lanes, kind);
+    __m512 w1 = values_of(s->table, &q[1], place, c, lanes, kind);
+#pragma GCC unroll 8
+    for (int k = 0; k < m; k++) {
+        __m512 xv = _mm512_load_ps(x + k * s->x_stride + c * NB_CHUNK_BYTES);
+        IN_REGISTER(xv);
+        sum[k] = multiply_add_bf16(sum[k], w0, xv);
+        sum[m + k] = multiply_add_bf16(sum[m + k], w1, xv);
+    }
+}
+
 /* Four chunks, or at the end `left` of them, of `rows` rows side by side, so that a sum's
  * additions do not wait for each other. */
 NB_ALWAYS_INLINE void dot_quad(__m512 *sum, const nb_dot_span *s, const __m512i *place,
@@ -199,17 +233,10 @@ NB_ALWAYS_INLINE void dot_quad(__m512 *sum, const nb_dot_span *s, const __m512i 
     for (int c = 0; c < QUAD; c++) {
         if (left && c >= left) break;
         __mmask32 lanes = left && s->half && c == left - 1 ? 0x0000ffff : 0xffffffff;
-        __m512 x[NB_FEW_ROWS];
-#pragma GCC unroll 8
-        for (int k = 0; k < m; k++)
-            x[k] = _mm512_load_ps(at.x + k * s->x_stride + c * NB_CHUNK_BYTES);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            __m512 w = values_of(s->table, &q[r], place[c], c, lanes, kind);
-#pragma GCC unroll 8
-            for (int k = 0; k < m; k++)
-                sum[r * m + k] = multiply_add_bf16(sum[r * m + k], w, x[k]);
-        }
+        if (m <= 4)
+            multiply_each(sum, s, q, place[c], c, at.x, rows, m, lanes, kind);
+        else
+            multiply_pair(sum, s, q, place[c], c, at.x, m, lanes, kind);
     }
 }
 
