@@ -317,9 +317,8 @@ static void dot_piece(const struct rows *t, int i, struct place at, int64_t n, i
 }
 
 /* Units of the pieces that a block of k is cut into, so that they fill the panel, or that x and
- * what is asked for ahead stay in L1. With one or two rows of x that need no work on W the
- * processor's own prefetching of whole blocks is the best; FP4 takes fewer bytes than further
- * calls are worth. */
+ * what is asked for ahead stay in L1. With one or two rows of x the processor's own prefetching
+ * of whole blocks is the best; FP4 takes fewer bytes than further calls are worth. */
 static int64_t piece_units(const struct plan *p, int i, int64_t n_units)
 {
     const nb_weight *w = &p->parts[i].w;
@@ -327,7 +326,7 @@ static int64_t piece_units(const struct plan *p, int i, int64_t n_units)
     int64_t of_x = PIECE_BYTES / NB_CHUNK_BYTES / p->m;
     int64_t of_w = PIECE_BYTES / chunk / nb_dot_rows(p->m);
     if (p->way[i] == DECODED) return NB_BLOCK_UNITS;
-    if (p->way[i] == FP4 || (p->way[i] == AS_IT_LIES && p->m <= 2)) return n_units;
+    if (p->way[i] == FP4 || p->m <= 2) return n_units;
     return min_of(of_x, of_w) * NB_CHUNK_UNITS;
 }
 
