@@ -5,7 +5,7 @@
 
 #include "kernels/base/json.h"
 
-enum { NAME_BYTES = 512 };
+enum { NAME_BYTES = 512, PLACE_BYTES = 2048 };
 
 static const char COMFY_QUANT[] = ".comfy_quant", SCALED_FP8[] = "scaled_fp8";
 
@@ -22,6 +22,13 @@ static nb_status contradicted(const nb_stored *t, const char *format, const char
                    t->name, format, wanted, nb_dtype_name(t->dtype));
 }
 
+/* "FILE: tensor NAME", for messages about what is declared of it. */
+static const char *place_of(const nb_stored *t, char text[PLACE_BYTES])
+{
+    snprintf(text, PLACE_BYTES, "%s: tensor %.300s", t->file, t->name);
+    return text;
+}
+
 static nb_status check_format(const nb_container *f, const char *layer, const nb_stored *weight,
                               const json_t *json)
 {
@@ -33,9 +40,10 @@ static nb_status check_format(const nb_container *f, const char *layer, const nb
         {"float8_e4m3fn", "F8_E4M3", NB_DTYPE_F8_E4M3},
         {"float8_e5m2", "F8_E5M2", NB_DTYPE_F8_E5M2},
     };
-    const char *format, *path = nb_container_path(f);
+    char place[PLACE_BYTES];
+    const char *format;
     const nb_stored *scale;
-    NB_TRY(nb_json_get_string(path, json, "format", "", &format));
+    NB_TRY(nb_json_get_string(place_of(weight, place), json, "format", "", &format));
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(format, known[i].format) != 0) continue;
         if (weight->dtype != known[i].dtype)
@@ -46,20 +54,19 @@ static nb_status check_format(const nb_container *f, const char *layer, const nb
         return NB_OK;
     }
     return nb_fail(NB_E_DATA,
-                   "%s: tensor %.300s: wanted the format nvfp4, float8_e4m3fn or float8_e5m2, "
-                   "found \"%.40s\"",
-                   path, weight->name, format);
+                   "%s: wanted the format nvfp4, float8_e4m3fn or float8_e5m2, found \"%.40s\"",
+                   place, format);
 }
 
 static nb_status read_layer(nb_container *f, const char *layer, const json_t *json)
 {
     const nb_stored *weight = part_of(f, layer, "weight");
+    char place[PLACE_BYTES];
     int is_exact = 0;
     if (!weight) return NB_OK;
     NB_TRY(check_format(f, layer, weight, json));
-    nb_status status = nb_json_get_bool(nb_container_path(f), json,
-                                        "full_precision_matrix_mult", 0, &is_exact);
-    if (status) return nb_fail_context(status, "tensor %.300s", weight->name);
+    NB_TRY(nb_json_get_bool(place_of(weight, place), json, "full_precision_matrix_mult", 0,
+                            &is_exact));
     if (is_exact) nb_container_want_exact_inputs(f, weight);
     return NB_OK;
 }
@@ -81,12 +88,12 @@ static nb_status read_metadata(nb_container *f, const char *text)
 
 static nb_status read_note(nb_container *f, const nb_stored *t)
 {
-    char layer[NAME_BYTES];
+    char layer[NAME_BYTES], place[PLACE_BYTES];
     json_t *json;
     size_t n = strlen(t->name) - strlen(COMFY_QUANT);
     if (t->dtype != NB_DTYPE_U8 || n >= sizeof layer) return NB_OK;
     snprintf(layer, sizeof layer, "%.*s", (int)n, t->name);
-    NB_TRY(nb_json_parse(t->file, t->data, t->bytes, &json));
+    NB_TRY(nb_json_parse(place_of(t, place), t->data, t->bytes, &json));
     nb_status status = read_layer(f, layer, json);
     json_decref(json);
     return status;

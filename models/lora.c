@@ -219,7 +219,7 @@ static nb_status add_product(struct reader *r, const struct module *m, const str
                              const struct place *p)
 {
     const nb_stored *parts[NB_LORA_N_PARTS] = {NULL};
-    nb_lora_term term = {NULL};
+    nb_lora_term term = {.module = NULL};
     int64_t divisor;
     double scale = 1;
     for (int i = 0; i < NB_LORA_N_PARTS; i++) {

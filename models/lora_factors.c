@@ -111,7 +111,7 @@ static nb_status check_products(const nb_lora_factor *f)
 nb_status nb_lora_product(const char *kind, const nb_stored *const parts[NB_LORA_N_PARTS],
                           nb_lora_term *term, int64_t *divisor)
 {
-    nb_lora_factor f[2] = {{NULL}};
+    nb_lora_factor f[2] = {{.up = NULL}};
     const nb_stored *some = NULL;
     int is_loha = strcmp(kind, "LoHa") == 0;
     for (int i = NB_LORA_N_PARTS - 1; i >= 0; i--)

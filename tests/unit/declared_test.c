@@ -33,6 +33,11 @@ static void checks_the_header(void **state)
          "tensor a.weight_scale: declared nvfp4, wanted F8_E4M3, found U8"},
         {"{" META(FORMAT("int3")) CODES "}", "tensor a.weight: wanted the format nvfp4"},
         {"{" META("nonsense") CODES "}", "m.safetensors: not valid JSON"},
+        {"{" META("{\\\"layers\\\":{\\\"a\\\":{\\\"format\\\":1}}}") CODES "}",
+         "m.safetensors: tensor a.weight: format: wanted a string"},
+        {"{" META("{\\\"layers\\\":{\\\"a\\\":{\\\"format\\\":\\\"nvfp4\\\",\\\"full_precision_"
+                  "matrix_mult\\\":1}}}") CODES "}",
+         "m.safetensors: tensor a.weight: full_precision_matrix_mult: wanted"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *path = scratch_path(state, "m.safetensors");
@@ -183,11 +188,28 @@ static void hears_scaled_fp8(void **state)
     }
 }
 
+static void names_a_note_that_is_none(void **state)
+{
+    const nb_stored t = {.name = "a.comfy_quant",
+                         .dtype = NB_DTYPE_U8,
+                         .rank = 1,
+                         .shape = {2},
+                         .data = "{x",
+                         .bytes = 2};
+    const char *path = scratch_path(state, "m.safetensors");
+    nb_checkpoint *c;
+    assert_ok(nb_safetensors_write(path, &t, 1, NULL));
+    assert_fails(nb_checkpoint_open(path, &c), NB_E_DATA,
+                 "m.safetensors: tensor a.comfy_quant: not valid JSON");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(checks_the_header, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(checks_notes_beside_layers, scratch_setup,
+                                        scratch_teardown),
+        cmocka_unit_test_setup_teardown(names_a_note_that_is_none, scratch_setup,
                                         scratch_teardown),
         cmocka_unit_test_setup_teardown(hears_who_wants_exact_inputs, scratch_setup,
                                         scratch_teardown),
