@@ -247,6 +247,22 @@ static nb_status bind_packed(nb_binder *b, const nb_stored *t, int64_t n, int64_
     return nb_packed_weight(&p, b->device, b->arena, out);
 }
 
+/* Blocks have all their scales in them, and no decoder multiplies by one beside them: X.scale,
+ * which llama.cpp writes beside its NVFP4, or what is a scale of FP8. */
+static nb_status refuse_block_scale(const nb_binder *b, const nb_stored *t,
+                                    const nb_stored *scale)
+{
+    char name[NAME_BYTES + 32];
+    if (!is_block_type(t->dtype) || !nb_name_ends_with(t->name, ".weight")) return NB_OK;
+    int stem = (int)(strlen(t->name) - strlen("weight"));
+    snprintf(name, sizeof name, "%.*sscale", stem, t->name);
+    if (!scale) scale = nb_checkpoint_find(b->checkpoint, name);
+    if (!scale) return NB_OK;
+    return nb_fail(NB_E_DATA,
+                   TENSOR_FORMAT "a scale beside blocks of %s, which cannot be applied",
+                   scale->file, scale->name, nb_dtype_name(t->dtype));
+}
+
 static nb_status bind_plain(nb_binder *b, const nb_stored *t, int64_t n, int64_t k,
                             nb_weight *out)
 {
@@ -260,6 +276,7 @@ static nb_status bind_plain(nb_binder *b, const nb_stored *t, int64_t n, int64_t
     nb_weight w = {.data = t->data, .dtype = t->dtype, .n = n, .k = k, .scale = 1.0f};
     w.device = b->device;
     NB_TRY(find_scale(b, t, &scale));
+    NB_TRY(refuse_block_scale(b, t, scale));
     if (scale) NB_TRY(apply_scale(b, scale, &w));
     if (!scale && is_f8(t->dtype) && is_scaled(b)) return lacks_scale(t);
     *out = w;

@@ -5,6 +5,8 @@
 
 #include <cmocka.h>
 
+#include "kernels/base/device.h"
+#include "models/bind.h"
 #include "models/canonical.h"
 #include "models/gguf.h"
 #include "tests/unit/scratch.h"
@@ -283,6 +285,36 @@ static void gives_t5_its_canonical_names(void **state)
     assert_fails(nb_canonical_open(path, &c), NB_E_DATA, "t5.gguf: not a GGUF file");
 }
 
+/* Blocks are multiplied by nothing: what is beside them would be left out, or worse. */
+static void refuses_scales_beside_blocks(void **state)
+{
+    static const char *const names[] = {"m.scale", "m.weight_scale", "m.scale_weight",
+                                        "m.weight_scale_inv"};
+    const char *path = scratch_path(state, "m.gguf");
+    nb_device *device;
+    nb_arena *arena;
+    assert_ok(nb_device_open("cpu", &device));
+    assert_ok(nb_arena_create(&arena));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct file f;
+        nb_checkpoint *c;
+        begin(&f, 3, 2, 0);
+        put_tensor(&f, "m.weight", 32, 2, Q8_0_ID, 0);
+        put_tensor(&f, names[i], 1, 0, F32_ID, 96);
+        put_data(&f, 32, 96);
+        put(&f, &(float){2}, sizeof(float));
+        scratch_write(path, f.bytes, f.n);
+        assert_ok(nb_canonical_open(path, &c));
+        nb_binder b = {.checkpoint = c, .device = device, .arena = arena};
+        nb_bind_layer(&b, 2, 32, 0, "m");
+        assert_fails(b.status, NB_E_DATA, "a scale beside blocks of Q8_0");
+        assert_non_null(strstr(nb_error_message(), names[i]));
+        nb_checkpoint_close(c);
+    }
+    nb_arena_destroy(arena);
+    nb_device_close(device);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +324,8 @@ int main(void)
         cmocka_unit_test(refuses_bad_keys),
         cmocka_unit_test(refuses_bad_tensors),
         cmocka_unit_test(gives_the_original_shape),
+        cmocka_unit_test_setup_teardown(refuses_scales_beside_blocks, scratch_setup,
+                                        scratch_teardown),
         cmocka_unit_test_setup_teardown(gives_t5_its_canonical_names, scratch_setup,
                                         scratch_teardown),
     };
