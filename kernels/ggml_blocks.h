@@ -46,12 +46,13 @@ enum { NB_BLOCK_MAX = 256, NB_BLOCK_STEP = 16, NB_BLOCK_STEPS = NB_BLOCK_MAX / N
     X(Q6_K, q6_k, 256)                                                                         \
     X(IQ4_NL, iq4_nl, 32)                                                                      \
     X(IQ4_XS, iq4_xs, 256)                                                                     \
-    X(MXFP4, mxfp4, 32)
+    X(MXFP4, mxfp4, 32)                                                                        \
+    X(NVFP4, nvfp4, 64)
 
 /* What a code of four bits stands for: of the IQ4 types values that lie closer around zero, of
- * MXFP4 twice what E2M1 is. */
-#define NB_IQ4_VALUES   -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
-#define NB_MXFP4_VALUES 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
+ * MXFP4 and NVFP4 twice what E2M1 is. */
+#define NB_IQ4_VALUES  -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
+#define NB_E2M1_VALUES 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
 
 /* (q - 8) * d */
 typedef struct NB_PACKED nb_block_q4_0 {
@@ -146,6 +147,12 @@ typedef struct NB_PACKED nb_block_mxfp4 {
     uint8_t qs[16]; /* q, two in a byte */
 } nb_block_mxfp4;
 
+/* value(q) * scale / 2, 16 elements under one scale */
+typedef struct NB_PACKED nb_block_nvfp4 {
+    uint8_t scales[4]; /* E4M3 without a sign; 0x7f is 0 */
+    uint8_t qs[32];    /* q, two in a byte: of 16 elements j and j + 8 */
+} nb_block_nvfp4;
+
 #ifdef __cplusplus
 #define NB_BLOCK_IS(type, bytes) static_assert(sizeof(type) == (bytes), #type)
 #else
@@ -164,12 +171,22 @@ NB_BLOCK_IS(nb_block_q6_k, 210);
 NB_BLOCK_IS(nb_block_iq4_nl, 18);
 NB_BLOCK_IS(nb_block_iq4_xs, 136);
 NB_BLOCK_IS(nb_block_mxfp4, 17);
+NB_BLOCK_IS(nb_block_nvfp4, 36);
 #undef NB_BLOCK_IS
 
 /* 2^(e - 128) of an MXFP4 block: exact, those below 2^-126 too. */
 static inline float nb_mxfp4_step(uint8_t e)
 {
     return nb_f32_from_bits(e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+/* Half of an NVFP4 block's scale, exact. */
+static inline float nb_nvfp4_step(uint8_t code)
+{
+    uint32_t exponent = code >> 3 & 15, mantissa = code & 7;
+    if (code == 0x7f) return 0;
+    if (!exponent) return (float)mantissa * 0x1p-10f;
+    return nb_f32_from_bits((exponent + 119) << 23 | mantissa << 20);
 }
 
 /* A block as integers with their steps; what lies behind the block's elements is not set. */

@@ -255,7 +255,7 @@ static const struct type {
     {28, NB_DTYPE_F64, "F64"},       {29, NB_DTYPE_COUNT, "IQ1_M"},
     {30, NB_DTYPE_BF16, "BF16"},     {34, NB_DTYPE_COUNT, "TQ1_0"},
     {35, NB_DTYPE_COUNT, "TQ2_0"},   {39, NB_DTYPE_MXFP4, "MXFP4"},
-    {40, NB_DTYPE_COUNT, "NVFP4"},
+    {40, NB_DTYPE_NVFP4, "NVFP4"},
 };
 
 static nb_status find_type(const char *path, const char *name, uint32_t id, nb_dtype *out)

@@ -46,7 +46,8 @@ extern "C" {
     X(Q6_K, 210, 256)                                                                          \
     X(IQ4_NL, 18, 32)                                                                          \
     X(IQ4_XS, 136, 256)                                                                        \
-    X(MXFP4, 17, 32)
+    X(MXFP4, 17, 32)                                                                           \
+    X(NVFP4, 36, 64)
 
 typedef enum nb_dtype {
 #define NB_DTYPE_ENUM(name, bytes, elements) NB_DTYPE_##name,

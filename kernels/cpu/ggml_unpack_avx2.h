@@ -119,8 +119,25 @@ NB_ALWAYS_INLINE void nb_unpack_iq4_nl(const nb_block_iq4_nl *b, nb_block_values
 
 NB_ALWAYS_INLINE void nb_unpack_mxfp4(const nb_block_mxfp4 *b, nb_block_values *out)
 {
-    nb_store_q(out, 0, nb_table(_mm_setr_epi8(NB_MXFP4_VALUES), nb_halves(b->qs)));
+    nb_store_q(out, 0, nb_table(_mm_setr_epi8(NB_E2M1_VALUES), nb_halves(b->qs)));
     nb_fill_steps(out, nb_mxfp4_step(b->e), -0.0f);
+}
+
+NB_ALWAYS_INLINE void nb_unpack_nvfp4(const nb_block_nvfp4 *b, nb_block_values *out)
+{
+    const __m128i values = _mm_setr_epi8(NB_E2M1_VALUES), mask = _mm_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        __m128i bytes = _mm_loadu_si128((const void *)(b->qs + 16 * i));
+        __m128i low = _mm_and_si128(bytes, mask);
+        __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
+        __m256i codes =
+            _mm256_set_m128i(_mm_unpackhi_epi64(low, high), _mm_unpacklo_epi64(low, high));
+        nb_store_q(out, 32 * i, nb_table(values, codes));
+    }
+    for (int i = 0; i < 4; i++) {
+        out->step[i] = nb_nvfp4_step(b->scales[i]);
+        out->offset[i] = -0.0f;
+    }
 }
 
 /* ---- blocks of 256 ---- */

@@ -135,7 +135,7 @@ static void unpack_q6_k(const nb_block_q6_k *b, nb_block_values *out)
 }
 
 static const int8_t iq4_values[16] = {NB_IQ4_VALUES};
-static const int8_t mxfp4_values[16] = {NB_MXFP4_VALUES};
+static const int8_t e2m1_values[16] = {NB_E2M1_VALUES};
 
 static void unpack_table(const uint8_t *qs, const int8_t values[16], int8_t *q)
 {
@@ -165,8 +165,20 @@ static void unpack_iq4_xs(const nb_block_iq4_xs *b, nb_block_values *out)
 
 static void unpack_mxfp4(const nb_block_mxfp4 *b, nb_block_values *out)
 {
-    unpack_table(b->qs, mxfp4_values, out->q);
+    unpack_table(b->qs, e2m1_values, out->q);
     fill_steps(out, nb_mxfp4_step(b->e), -0.0f);
+}
+
+static void unpack_nvfp4(const nb_block_nvfp4 *b, nb_block_values *out)
+{
+    for (int j = 0; j < 64; j++) {
+        int byte = b->qs[j / HALF * 8 + j % 8];
+        out->q[j] = e2m1_values[j % HALF < 8 ? byte & 15 : byte >> 4];
+    }
+    for (int i = 0; i < 4; i++) {
+        out->step[i] = nb_nvfp4_step(b->scales[i]);
+        out->offset[i] = -0.0f;
+    }
 }
 
 void nb_block_unpack_ref(nb_dtype dtype, const void *block, nb_block_values *out)

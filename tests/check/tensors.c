@@ -81,6 +81,8 @@ static void store_block(nb_dtype dtype, uint8_t *block, float value, uint64_t di
     for (size_t i = 0; i < sizeof block_numbers / sizeof *block_numbers; i++)
         for (int j = 0; block_numbers[i].dtype == dtype && j < block_numbers[i].n; j++)
             memcpy(block + block_numbers[i].at[j], &half, sizeof half);
+    for (int i = 0; dtype == NB_DTYPE_NVFP4 && i < 4; i++)
+        block[i] = (uint8_t)(value != 0 ? block[i] & 0x3f : 0);
     if (dtype == NB_DTYPE_MXFP4) *block = value != 0 ? (uint8_t)(118 + (dice & 7)) : 0;
 }
 

@@ -15,10 +15,10 @@ from gguf import GGMLQuantizationType as Type, quants
 from safetensors.numpy import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4")
 # Where a block has its F16 fields.
 HALVES = dict(Q4_0=(0,), Q4_1=(0, 2), Q5_0=(0,), Q5_1=(0, 2), Q8_0=(0,), Q2_K=(80, 82), Q3_K=(108,), Q4_K=(0, 2), Q5_K=(0, 2),
-              Q6_K=(208,), IQ4_NL=(0,), IQ4_XS=(0,), MXFP4=())
+              Q6_K=(208,), IQ4_NL=(0,), IQ4_XS=(0,), MXFP4=(), NVFP4=())
 
 
 def random_blocks(rng, name, n):
@@ -51,7 +51,7 @@ def blocks_file(rng):
     out = {}
     for name in TYPES:
         elements, size = gguf.GGML_QUANT_SIZES[Type[name]]
-        n = 32 if elements == 32 else 8
+        n = 32 if elements < 256 else 8
         blocks = np.concatenate([quantise(rng, name, n // 2, elements), random_blocks(rng, name, n - n // 2)])
         assert blocks.shape == (n, size)
         out[f"{name}.blocks"] = blocks

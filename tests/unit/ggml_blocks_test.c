@@ -84,7 +84,7 @@ static void decodes_as_the_package_does(void **state)
         check_type((nb_dtype)i);
         n_types++;
     }
-    assert_int_equal(n_types, 13);
+    assert_int_equal(n_types, 14);
 }
 
 int main(void)
