@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEP = 64, NAME_BYTES = 200 };
+enum { STEP = 64, NAME_BYTES = 200, MOST_PRODUCTS = 1 << 16 };
 
 void must(int condition)
 {
@@ -21,14 +21,19 @@ int refused(nb_status status, const char *file)
     return 1;
 }
 
+static nb_stream *stream_of(nb_compute compute)
+{
+    static nb_stream *streams[NB_COMPUTE_COUNT];
+    static nb_device *device;
+    nb_stream **stream = &streams[compute];
+    if (!device) must(!nb_device_open("cpu", &device));
+    if (!*stream) must(!nb_stream_create(device, compute, 1, NULL, stream));
+    return *stream;
+}
+
 nb_stream *fuzz_stream(void)
 {
-    static nb_stream *stream;
-    nb_device *device;
-    if (stream) return stream;
-    must(!nb_device_open("cpu", &device));
-    must(!nb_stream_create(device, NB_COMPUTE_F32, 1, NULL, &stream));
-    return stream;
+    return stream_of(NB_COMPUTE_F32);
 }
 
 void read_weight(const nb_weight *w)
@@ -47,6 +52,31 @@ void read_weight(const nb_weight *w)
         must(isfinite(nb_load_f32(b->dtype, b->up, i)));
 }
 
+static nb_tensor ones(nb_stream *s, int64_t rows, int64_t columns)
+{
+    float *data = nb_arena_alloc(s->arena, (size_t)(rows * columns) * sizeof *data);
+    must(data != NULL);
+    for (int64_t i = 0; i < rows * columns; i++) data[i] = 1;
+    return nb_tensor_view(s->device, data, NB_DTYPE_F32, 2, (const int64_t[]){rows, columns});
+}
+
+/* Products of one row and of several with a matrix that lies in its file, by whatever this
+ * processor has. What comes out may be anything. */
+static void multiply(const nb_layer *l)
+{
+    static const int64_t rows[] = {1, 19};
+    if (l->w.n * l->w.k > MOST_PRODUCTS) return;
+    for (int compute = 0; compute < NB_COMPUTE_COUNT; compute++) {
+        nb_stream *s = stream_of((nb_compute)compute);
+        nb_arena_mark mark = nb_arena_save(s->arena);
+        for (int i = 0; i < 2; i++)
+            nb_layer_forward(s, l, ones(s, rows[i], l->w.n), ones(s, rows[i], l->w.k),
+                             NB_ACT_NONE);
+        must(!nb_stream_sync(s));
+        nb_arena_rewind(s->arena, mark);
+    }
+}
+
 static void read_layer(const nb_checkpoint *c, const nb_stored *t, int64_t n, int64_t k)
 {
     nb_stream *s = fuzz_stream();
@@ -59,6 +89,7 @@ static void read_layer(const nb_checkpoint *c, const nb_stored *t, int64_t n, in
         nb_bind_layer(&b, n, k, nb_checkpoint_find(c, bias) != NULL, "%.*s", stem, t->name);
     must(b.status || (l.w.n == n && l.w.k == k));
     if (!b.status) read_weight(&l.w);
+    if (!b.status) multiply(&l);
     nb_arena_rewind(s->arena, mark);
 }
 

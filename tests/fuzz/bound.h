@@ -18,7 +18,7 @@ nb_stream *fuzz_stream(void);
 /* Every element, scale and branch. */
 void read_weight(const nb_weight *w);
 
-/* All that is called X.weight as layers, with what is beside it. */
+/* All that is called X.weight as layers, with what is beside it: read, and multiplied by. */
 void read_layers(const nb_checkpoint *c);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * What is built on the readers of safetensors and GGUF, over one file: checkpoint, canonical
  * names, inspection, configs off shapes. Every tensor of the renamed checkpoint can be read
- * from end to end.
+ * from end to end, and what can be bound as a layer is read as one.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -11,6 +11,7 @@
 
 #include "models/canonical.h"
 #include "models/shapes.h"
+#include "tests/fuzz/bound.h"
 #include "tests/fuzz/target.h"
 
 static void read_all(const nb_checkpoint *c)
@@ -33,6 +34,7 @@ static void open_all(const char *path)
     json_t *config;
     if (nb_canonical_open(path, &c)) return;
     read_all(c);
+    read_layers(c);
     nb_checkpoint_close(c);
     for (int kind = NB_KIND_FLUX; kind <= NB_KIND_VAE; kind++) {
         if (nb_canonical_open_part(path, (nb_component_kind)kind, &c)) continue;

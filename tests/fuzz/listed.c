@@ -10,7 +10,13 @@
 
 #include "kernels/base/dtype.h"
 
-enum { MOST_TENSORS = 200, MOST_SIZES = 8, TENSOR_BYTES = 1 << 20, ALL_BYTES = 4 << 20 };
+enum {
+    PAGE = 4096,
+    MOST_TENSORS = 200,
+    MOST_SIZES = 8,
+    TENSOR_BYTES = 1 << 20,
+    ALL_BYTES = 4 << 20
+};
 
 struct tensor {
     const char *data; /* what is repeated */
@@ -127,6 +133,8 @@ static void write_data(FILE *out, const struct list *list)
     }
 }
 
+/* The header is padded so that the last tensor ends with a page: what is read behind it is not
+ * there. */
 static int write_file(const struct list *list)
 {
     int fd = memfd_create("input", MFD_CLOEXEC), copy = fd < 0 ? -1 : dup(fd);
@@ -135,9 +143,11 @@ static int write_file(const struct list *list)
     if (json_object_size(list->metadata))
         json_object_set(list->header, "__metadata__", list->metadata);
     char *text = json_dumps(list->header, JSON_COMPACT);
-    uint64_t n = text ? strlen(text) : 0;
+    size_t bytes = text ? strlen(text) : 0,
+           rest = (sizeof(uint64_t) + bytes + list->bytes) % PAGE;
+    uint64_t n = bytes + (rest ? PAGE - rest : 0);
     fwrite(&n, sizeof n, 1, out);
-    fwrite(text, 1, (size_t)n, out);
+    fprintf(out, "%-*s", (int)n, text ? text : "");
     write_data(out, list);
     free(text);
     if (!text || fclose(out)) abort();
