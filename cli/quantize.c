@@ -19,11 +19,10 @@ struct quantize_options {
     int format, dialect, method;
 };
 
-/* Mean squares of inputs need neither large pictures nor many steps: few of them go through the
- * same range of noise, and a picture of FLUX.1's own size takes a processor long. */
+/* What is gathered of inputs needs neither large pictures nor many steps: few of them go
+ * through the same range of noise, and a picture of FLUX.1's own size takes a processor long.
+ */
 enum { CALIB_SIDE = 256, CALIB_STEPS = 4, MAX_SIDE = 16384, MAX_STEPS = 1000 };
-
-enum { METHOD_MAX, METHOD_SWEEP, METHOD_FOUR_OVER_SIX }; /* the words of --method */
 
 #define AT(field) offsetof(struct quantize_options, field)
 
@@ -59,7 +58,8 @@ static const nb_option options[] = {
      .value = "PROMPTS",
      .offset = AT(calib),
      .help = "a file of prompts, one a line, that IN, a picture pipeline, draws\n"
-             "first: the sweep then weighs columns by their inputs"},
+             "first: the scales of inputs that NVFP4 and FP8 have for 4- and 8-bit\n"
+             "arithmetic are then written, and the sweep weighs columns by inputs"},
     {.name = "calib-size",
      .type = NB_OPTION_SIZE,
      .value = "WxH",
@@ -179,12 +179,13 @@ static nb_status tell_json(const struct quantize_options *o, const nb_quantize_r
 {
     char format[32], dialect[32], method[32];
     return nb_print_json(json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f}", "output", o->output, "format",
-        word_of("format", o->format, format), "dialect",
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "output", o->output,
+        "format", word_of("format", o->format, format), "dialect",
         word_of("dialect", o->dialect, dialect), "method", word_of("method", o->method, method),
         "converted", (json_int_t)r->n_converted, "copied", (json_int_t)r->n_copied,
-        "kept_as_bf16", (json_int_t)r->n_expanded, "bytes_in", (json_int_t)r->bytes_in,
-        "bytes_out", (json_int_t)r->bytes_out, "seconds", seconds));
+        "kept_as_bf16", (json_int_t)r->n_expanded, "input_scales",
+        (json_int_t)r->n_input_scales, "bytes_in", (json_int_t)r->bytes_in, "bytes_out",
+        (json_int_t)r->bytes_out, "seconds", seconds));
 }
 
 static nb_status tell(const struct quantize_options *o, const nb_quantize_result *r,
@@ -255,10 +256,9 @@ static nb_status calibrate(const struct quantize_options *o, const char *input, 
     if (!o->calib && (o->calib_size[0] || o->calib_steps))
         return nb_fail(NB_E_USAGE, "--calib-size, --calib-steps: wanted --calib beside them");
     if (!o->calib) return NB_OK;
-    if (o->format != NB_QUANT_NVFP4 || o->method != METHOD_SWEEP)
-        return nb_fail(
-            NB_E_USAGE,
-            "--calib: wanted --format nvfp4 and --method sweep, which weigh columns");
+    if (o->format != NB_QUANT_NVFP4 && o->format != NB_QUANT_FP8)
+        return nb_fail(NB_E_USAGE,
+                       "--calib: wanted --format nvfp4 or fp8, which have scales of inputs");
     if (!nb_pipeline_is_one(input))
         return nb_fail(NB_E_USAGE, "--calib: wanted a picture pipeline to draw with, found %s",
                        input);
@@ -294,10 +294,15 @@ static nb_status quantize(const struct quantize_options *o, const char *input, n
         .progress = show_progress,
         .progress_arg = &progress,
         .importance = calibration ? nb_calibration_importance : NULL,
-        .importance_arg = calibration,
+        .input_amax = calibration ? nb_calibration_amax : NULL,
+        .calibration_arg = calibration,
     };
     nb_status status = nb_quantize(s, &args, &result);
     nb_console_bar(o->common.console, "");
+    if (!status && calibration)
+        nb_console_say(o->common.console, NB_LOG_DEBUG,
+                       "scales of inputs are written for %" PRId64 " of %" PRId64 " layers",
+                       result.n_input_scales, result.n_converted);
     return status ? status : tell(o, &result, nb_seconds() - progress.begin);
 }
 
@@ -348,6 +353,8 @@ const nb_command nb_command_quantize = {
              "appears when it is complete.\n",
     .examples =
         "nibble quantize ~/models/FLUX.1-dev -o ~/models/FLUX.1-dev-nvfp4\n"
+        "# with the scale of each layer's inputs, for runtimes that have them in 4 bits\n"
+        "nibble quantize FLUX.1-dev -o flux-w4a4 --calib prompts.txt\n"
         "# with less loss, and the text encoder too\n"
         "nibble quantize FLUX.1-dev -o flux4 --method sweep --component "
         "transformer,text_encoder_2\n"

@@ -68,6 +68,10 @@ typedef struct nb_fp4_options {
     float amax;              /* of the tensor where several share a scale; 0: measured */
 } nb_fp4_options;
 
+/* The scale that is stored of a tensor, weights or inputs, whose largest magnitude is `amax`,
+ * as the rule rounds it: A / 2688, for compressed-tensors the reciprocal. Finite, never 0. */
+float nb_nvfp4_tensor_scale(nb_fp4_rule rule, float amax);
+
 /* Largest magnitude of a weight; a NaN or an infinity anywhere makes it NaN. */
 float nb_weight_amax(nb_stream *s, const nb_weight *w);
 

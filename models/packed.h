@@ -2,11 +2,11 @@
  * Matrices of 4-bit floats as their writers lay them out. A module X has its codes in
  * `X.weight` U8 [n, k/2], or `X.weight_packed`, and beside them
  *
- *                        scales X.weight_scale             one number
- *     Model-Optimizer    F8_E4M3 [n, k/16]                 X.weight_scale_2
- *     comfy, BFL         F8_E4M3 in tiles                  X.weight_scale_2
- *     compressed-tensors F8_E4M3 [n, k/16]                 X.weight_global_scale, the
- * reciprocal MXFP4 of any       U8 or F8_E8M0 [n, k/32]           none
+ *                        scales X.weight_scale     one number
+ *     Model-Optimizer    F8_E4M3 [n, k/16]         X.weight_scale_2
+ *     comfy, BFL         F8_E4M3 in tiles          X.weight_scale_2
+ *     compressed-tensors F8_E4M3 [n, k/16]         X.weight_global_scale, the reciprocal
+ *     MXFP4 of any       U8 or F8_E8M0 [n, k/32]   none
  *
  * Beside NVFP4 there may be the scale of its input, from calibration: X.input_scale, of
  * compressed-tensors X.input_global_scale, the reciprocal. It counts at NB_COMPUTE_A4.

@@ -36,8 +36,9 @@ static nb_quant_part number(const nb_quant_target *t, const char *suffix)
     return (nb_quant_part){suffix, NB_DTYPE_F32, is_vector, {1, 0}};
 }
 
-int nb_quant_parts(const nb_quant_target *t, int64_t n, int64_t k,
-                   nb_quant_part parts[NB_QUANT_MAX_PARTS])
+/* Of the weight alone. */
+static int weight_parts(const nb_quant_target *t, int64_t n, int64_t k,
+                        nb_quant_part parts[NB_QUANT_MAX_PARTS])
 {
     int is_ct = t->dialect == NB_FP4_COMPRESSED_TENSORS, is_comfy = t->dialect == NB_FP4_COMFY;
     const char *codes = is_ct ? ".weight_packed" : ".weight";
@@ -65,6 +66,17 @@ int nb_quant_parts(const nb_quant_target *t, int64_t n, int64_t k,
             matrix(".weight", t->format == NB_QUANT_F32 ? NB_DTYPE_F32 : NB_DTYPE_BF16, n, k);
         return 1;
     }
+}
+
+int nb_quant_parts(const nb_quant_target *t, int64_t n, int64_t k,
+                   nb_quant_part parts[NB_QUANT_MAX_PARTS])
+{
+    int n_parts = weight_parts(t, n, k, parts), is_nvfp4 = t->format == NB_QUANT_NVFP4;
+    if (t->input_amax == 0) return n_parts;
+    assert(is_nvfp4 || t->format == NB_QUANT_FP8);
+    int is_reciprocal = is_nvfp4 && t->dialect == NB_FP4_COMPRESSED_TENSORS;
+    parts[n_parts] = number(t, is_reciprocal ? ".input_global_scale" : ".input_scale");
+    return n_parts + 1;
 }
 
 static uint8_t *zeros(nb_stream *s, int64_t bytes)
@@ -135,6 +147,16 @@ static void encode_fp8(nb_stream *s, const nb_quant_target *t, const nb_weight *
     data[1] = scale;
 }
 
+/* Of the inputs; as it is stored. */
+static const float *input_scale(nb_stream *s, const nb_quant_target *t)
+{
+    float *scale = nb_tensor_f32(nb_stream_tensor(s, NB_DTYPE_F32, 1, NB_SHAPE(1)));
+    if (scale)
+        *scale = t->format == NB_QUANT_FP8 ? t->input_amax / 448.0f
+                                           : nb_nvfp4_tensor_scale(t->dialect, t->input_amax);
+    return scale;
+}
+
 struct plain_task {
     const nb_weight *w;
     float *f32;
@@ -183,5 +205,9 @@ void nb_quant_encode(nb_stream *s, const nb_quant_target *target, const nb_weigh
         break;
     default:
         encode_plain(s, target, w, data);
+    }
+    if (target->input_amax != 0) {
+        nb_quant_part parts[NB_QUANT_MAX_PARTS];
+        data[nb_quant_parts(target, w->n, w->k, parts) - 1] = input_scale(s, target);
     }
 }

@@ -1,16 +1,23 @@
 /*
  * What nibble quantize writes: how each writer names, shapes and lays out a quantised matrix.
  *
- *               modelopt                    compressed-tensors             comfy
- * NVFP4 codes   weight U8 [N, K/2]          weight_packed                  weight [N16, K/2],
- *                                                                          high nibble first
- *       scales  weight_scale F8 [N, K/16]   the same                       [N128, (K/16)4],
- * tiled tensor  weight_scale_2 F32 []       weight_global_scale F32 [1]    weight_scale_2 F32
- * [] MXFP4 codes   weight U8 [N, K/2]          weight_packed                  none scales
- * weight_scale U8 [N, K/32]   the same FP8   codes   weight F8 [N, K]            the same the
- * same scale   weight_scale F32 []         weight_scale F32 [1]           weight_scale F32 []
+ *                modelopt                    compressed-tensors           comfy
+ * NVFP4  codes   weight U8 [N, K/2]          weight_packed                weight [N16, K/2],
+ *                                                                         high nibble first
+ *        scales  weight_scale F8 [N, K/16]   the same                     [N128, (K/16)4],
+ *                                                                         in tiles
+ *        tensor  weight_scale_2 F32 []       weight_global_scale F32 [1]  weight_scale_2 F32 []
+ *        inputs  input_scale F32 []          input_global_scale F32 [1]   input_scale F32 []
+ * MXFP4  codes   weight U8 [N, K/2]          weight_packed                none
+ *        scales  weight_scale U8 [N, K/32]   the same
+ * FP8    codes   weight F8 [N, K]            the same                     the same
+ *        scale   weight_scale F32 []         weight_scale F32 [1]         weight_scale F32 []
+ *        inputs  input_scale F32 []          input_scale F32 [1]          input_scale F32 []
  *
  * N16, N128, (K/16)4: rounded up to a multiple, filled with zeros. F32 and BF16 are plain.
+ * "inputs" is there where calibration has seen them: of their largest magnitude A it is A /
+ * 2688 for NVFP4 (input_global_scale its reciprocal, rounded as kernels/fp4.h says), A / 448
+ * for FP8.
  */
 #ifndef NB_MODELS_QUANT_TARGET_H
 #define NB_MODELS_QUANT_TARGET_H
@@ -31,13 +38,14 @@ typedef struct nb_quant_target {
     nb_quant_format format;
     nb_fp4_rule dialect;
     nb_fp4_method method; /* NVFP4 only */
+    float input_amax; /* of x, finite, for NVFP4 and FP8 only; 0: no scale of it is written */
 } nb_quant_target;
 
 /* Columns must be a multiple of this. */
 int64_t nb_quant_multiple(nb_quant_format format);
 
 /* The tensors that a matrix becomes; `suffix` is what stands behind the module's name. */
-enum { NB_QUANT_MAX_PARTS = 3 };
+enum { NB_QUANT_MAX_PARTS = 4 };
 typedef struct nb_quant_part {
     const char *suffix; /* ".weight_scale" */
     nb_dtype dtype;

@@ -41,16 +41,20 @@ typedef struct nb_quantize_args {
     int n_components;
     void (*progress)(void *arg, const nb_quantize_progress *progress); /* may be NULL */
     void *progress_arg;
-    /* Mean square of each of a module's k inputs, for the sweep; NULL, or the answer NULL: all
-     * weigh the same. */
+    /* What calibration knows. Mean square of each of a module's k inputs, for the sweep; NULL,
+     * or the answer NULL: all weigh the same. */
     const float *(*importance)(void *arg, const char *module, int64_t k);
-    void *importance_arg;
+    /* The largest magnitude of the inputs, for the scale of them that NVFP4 and FP8 have; NULL,
+     * or an answer that is not finite or below 2^-88, which is nothing: no scale is written. */
+    float (*input_amax)(void *arg, const char *module, int64_t k);
+    void *calibration_arg;
 } nb_quantize_args;
 
 typedef struct nb_quantize_result {
     /* Tensors of the input; what was replaced beside them aside. */
     int64_t n_converted, n_copied;
     int64_t n_expanded;          /* that were to stay, but to BF16 */
+    int64_t n_input_scales;      /* of the converted, with a scale of their inputs */
     int64_t bytes_in, bytes_out; /* of tensors */
 } nb_quantize_result;
 

@@ -134,6 +134,8 @@ static nb_status add_converted(struct plan *p, struct step *step, const nb_quant
     nb_quant_part parts[NB_QUANT_MAX_PARTS];
     step->target = p->job->args->target;
     if (fate == NB_FATE_EXPAND) step->target.format = NB_QUANT_BF16;
+    step->target.input_amax =
+        fate == NB_FATE_CONVERT ? nb_quantize_input_amax(p->job, source) : 0.0f;
     int n = nb_quant_parts(&step->target, source->n, source->k, parts);
     step->what = CONVERT;
     step->first = p->n_outputs;
@@ -403,12 +405,13 @@ static nb_status convert(struct plan *p, const struct step *step, nb_safetensors
     NB_TRY(measure(job, step->tensor, &w, &amax));
     if (fate == NB_FATE_CONVERT) NB_TRY(measure_group(p, source.module, &amax));
     if (args->importance && fate == NB_FATE_CONVERT)
-        importance = args->importance(args->importance_arg, source.module, source.k);
+        importance = args->importance(args->calibration_arg, source.module, source.k);
     NB_TRY(encode(p, step, &w, amax, importance, out, &n));
     if (bias) NB_TRY(nb_safetensors_writer_put(out, step->first + n, bias));
     if (fate == NB_FATE_EXPAND) nb_log(NB_LOG_DEBUG, "%s is kept, as BF16", source.module);
     job->result.n_converted += fate == NB_FATE_CONVERT;
     job->result.n_expanded += fate == NB_FATE_EXPAND;
+    job->result.n_input_scales += step->target.input_amax > 0;
     return NB_OK;
 }
 

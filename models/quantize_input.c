@@ -1,6 +1,8 @@
 /*
  * What is read, and what becomes of each of its matrices.
  */
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,6 +166,29 @@ static int can_hold(const nb_quantize_job *job, const nb_quantize_input *in,
     default:
         return 1;
     }
+}
+
+/* What is next to nothing has no scale that a reader would take (NB_A4_SMALLEST). */
+static float known_amax(const nb_quantize_args *a, const char *module, int64_t k)
+{
+    float amax = a->input_amax(a->calibration_arg, module, k);
+    return isfinite(amax) && amax >= 0x1p-88f ? amax : 0.0f;
+}
+
+float nb_quantize_input_amax(const nb_quantize_job *job, const nb_quant_source *source)
+{
+    const nb_quantize_args *a = job->args;
+    nb_quant_format format = a->target.format;
+    char member[NB_MODULE_BYTES + 32];
+    size_t bytes;
+    if (!a->input_amax || (format != NB_QUANT_NVFP4 && format != NB_QUANT_FP8)) return 0.0f;
+    float amax = known_amax(a, source->module, source->k);
+    const char *const *names = nb_quantize_group(source->module, &bytes);
+    for (; amax > 0 && job->shares && names && *names; names++) {
+        snprintf(member, sizeof member, "%.*s%s", (int)bytes, source->module, *names);
+        amax = fmaxf(amax, known_amax(a, member, source->k));
+    }
+    return amax;
 }
 
 nb_status nb_quantize_decide(const nb_quantize_job *job, const nb_quantize_input *in,

@@ -60,6 +60,10 @@ nb_status nb_quantize_decide(const nb_quantize_job *job, const nb_quantize_input
                              const nb_stored *t, nb_quantize_fate *fate,
                              nb_quant_source *source) NB_MUST_CHECK;
 
+/* The largest magnitude of the inputs of a matrix that is converted, of all that are fused with
+ * it where they share scales; 0: none is known, or nothing is made of it. */
+float nb_quantize_input_amax(const nb_quantize_job *job, const nb_quant_source *source);
+
 /* Does the output have comfy's notes in its header? They count for all of a file. */
 int nb_quantize_notes_layers(const nb_quantize_job *job, const nb_quantize_input *in);
 

@@ -9,8 +9,9 @@
 struct seen {
     char *module;
     int64_t k, rows;
-    double *sums; /* [k] */
-    float *means; /* [k], made at the end */
+    double *sums;  /* [k] */
+    uint32_t amax; /* bits of the largest magnitude, which order as magnitudes do, NaN last */
+    float *means;  /* [k], made at the end */
 };
 
 struct nb_calibration {
@@ -20,12 +21,16 @@ struct nb_calibration {
     nb_status status; /* the first shortage of memory */
 };
 
-/* "X" of a tensor "X.weight"; 0 if it is called otherwise. */
+/* "X" of a tensor "X.weight" or "X.weight_packed"; 0 if it is called otherwise. */
 static size_t module_length(const char *tensor)
 {
-    static const char tail[] = ".weight";
-    size_t n = strlen(tensor), t = sizeof tail - 1;
-    return n > t && !strcmp(tensor + n - t, tail) ? n - t : 0;
+    static const char *const tails[] = {".weight", ".weight_packed"};
+    size_t n = strlen(tensor);
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+        size_t t = strlen(tails[i]);
+        if (n > t && !strcmp(tensor + n - t, tails[i])) return n - t;
+    }
+    return 0;
 }
 
 static struct seen *find(const nb_calibration *c, const char *module, size_t length)
@@ -45,7 +50,8 @@ static struct seen *add(nb_calibration *c, const char *module, size_t length, in
         c->seen = grown;
         c->room = room;
     }
-    struct seen new = {strndup(module, length), k, 0, calloc((size_t)k, sizeof(double)), NULL};
+    struct seen new = {
+        .module = strndup(module, length), .k = k, .sums = calloc((size_t)k, sizeof(double))};
     if (!new.module || !new.sums) {
         free(new.module);
         free(new.sums);
@@ -53,6 +59,15 @@ static struct seen *add(nb_calibration *c, const char *module, size_t length, in
     }
     c->seen[c->n] = new;
     return &c->seen[c->n++];
+}
+
+static void take_row(struct seen *seen, const float *x)
+{
+    for (int64_t i = 0; i < seen->k; i++) {
+        uint32_t magnitude = nb_f32_bits(x[i]) & 0x7fffffffu;
+        seen->sums[i] += (double)x[i] * x[i];
+        if (magnitude > seen->amax) seen->amax = magnitude;
+    }
 }
 
 /* Sees every linear before it runs. A matrix is known by the tensor that its rows lie in: the
@@ -72,10 +87,8 @@ static void observe(void *arg, const nb_op_call *call)
         return;
     }
     if (seen->k != a->w->k) return;
-    for (int64_t m = 0; m < a->x.shape[0]; m++) {
-        const float *x = nb_tensor_f32(a->x) + m * a->x.stride[0];
-        for (int64_t i = 0; i < seen->k; i++) seen->sums[i] += (double)x[i] * x[i];
-    }
+    for (int64_t m = 0; m < a->x.shape[0]; m++)
+        take_row(seen, nb_tensor_f32(a->x) + m * a->x.stride[0]);
     seen->rows += a->x.shape[0];
 }
 
@@ -142,6 +155,12 @@ const float *nb_calibration_importance(void *arg, const char *module, int64_t k)
 {
     const struct seen *seen = find(arg, module, strlen(module));
     return seen && seen->k == k ? seen->means : NULL;
+}
+
+float nb_calibration_amax(void *arg, const char *module, int64_t k)
+{
+    const struct seen *seen = find(arg, module, strlen(module));
+    return seen && seen->k == k ? nb_f32_from_bits(seen->amax) : 0.0f;
 }
 
 int nb_calibration_count(const nb_calibration *c)

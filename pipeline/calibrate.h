@@ -3,7 +3,10 @@
  * draws some prompts as ever, and of every matrix W [n, k] that multiplies an x [m, k] of host
  * memory the mean of x[.][i]^2 over all rows of all its uses is kept for each column i: with
  * it, quantising W by least squares weighs columns by how much their errors count, which is
- * the diagonal of the Hessian of the layer's output error.
+ * the diagonal of the Hessian of the layer's output error. Beside them the largest |x[.][.]| is
+ * kept, for the scale that 4- and 8-bit inputs have. x is what the layer is given, before
+ * anything that stands beside W (scales of columns, low-rank branches): quantising makes all
+ * that a part of the weight.
  */
 #ifndef NB_PIPELINE_CALIBRATE_H
 #define NB_PIPELINE_CALIBRATE_H
@@ -25,6 +28,9 @@ void nb_calibration_destroy(nb_calibration *c);
  * the calibration is destroyed; NULL where it was not seen or has other columns. As nb_quantize
  * asks for them (models/quantize.h): `arg` is the calibration. */
 const float *nb_calibration_importance(void *arg, const char *module, int64_t k);
+
+/* The largest magnitude of a module's inputs; 0 where it was not seen or has other columns. */
+float nb_calibration_amax(void *arg, const char *module, int64_t k);
 
 /* How many matrices were seen. */
 int nb_calibration_count(const nb_calibration *c);

@@ -97,6 +97,11 @@ static float tensor_scale(const nb_fp4_options *o, float amax)
     return amax > 0 ? fmaxf(amax / norm, 0x1p-149f) : 1.0f;
 }
 
+float nb_nvfp4_tensor_scale(nb_fp4_rule rule, float amax)
+{
+    return tensor_scale(&(nb_fp4_options){.rule = rule, .method = NB_FP4_MAX}, amax);
+}
+
 /* E4M3 code of the scale that maps `a` to 6. */
 static uint8_t block_scale(const struct nvfp4 *q, float a)
 {

@@ -108,10 +108,62 @@ refused 64 "wanted --calib" -- "${sweep[@]}" -o "$T/out/a" --calib-size 64x64
 refused 64 "wanted --calib" -- "${sweep[@]}" -o "$T/out/a" --calib-steps 2
 refused 64 "--calib-steps" -- "${sweep[@]}" -o "$T/out/a" --calib "$T/prompts" --calib-steps 0
 refused 64 "--calib-size" -- "${sweep[@]}" -o "$T/out/a" --calib "$T/prompts" --calib-size 64
-refused 64 "--method sweep" -- quantize "$models/dev" -o "$T/out/a" --calib "$T/prompts"
+refused 64 "wanted --format nvfp4 or fp8" -- quantize "$models/dev" -o "$T/out/a" \
+    --format mxfp4 --calib "$T/prompts"
 refused 64 "wanted a picture pipeline" -- quantize "$fp4/input.safetensors" -o "$T/out/a" \
     --method sweep --calib "$T/prompts"
 refused 66 "$T/nothing" -- "${sweep[@]}" -o "$T/out/a" --calib "$T/nothing"
+
+# count NAME DIALECT: the tensors of that name in the transformer of $T/out/DIALECT.
+count() {
+    "$nibble" info "$T/out/$2/transformer" --tensors | grep -c "\.$1 "
+}
+what="calibration: the scale of every layer's inputs beside it"
+for form in modelopt:nvfp4:input_scale compressed-tensors:nvfp4:input_global_scale \
+    comfy:nvfp4:input_scale modelopt:fp8:input_scale compressed-tensors:fp8:input_scale \
+    comfy:fp8:input_scale; do
+    IFS=: read -r dialect format name <<<"$form"
+    run quantize "$models/dev" -o "$T/out/$dialect" --format "$format" --dialect "$dialect" \
+        --calib "$T/prompts" --json -v
+    expect_status 0
+    n=$(sed 's/.*"converted":\([0-9]*\).*/\1/' "$T/stdout")
+    check test "$n" -gt 10
+    check grep -q "\"input_scales\":$n," "$T/stdout"
+    expect_said "for $n of $n layers"
+    check test "$(count "$name" "$dialect")" = "$n"
+    run image -m "$T/out/$dialect" -p cat -o "$T/out/a.png" "${quick[@]}"
+    expect_status 0
+    rm -r "$T"/out/*
+done
+what="calibration of what is in four bits already, whatever its codes are called"
+run quantize "$models/dev" -o "$T/out/compressed-tensors" --dialect compressed-tensors
+expect_status 0
+run quantize "$T/out/compressed-tensors" -o "$T/out/modelopt" --calib "$T/prompts" --json
+expect_status 0
+check grep -q "\"input_scales\":$(count input_scale modelopt)," "$T/stdout"
+check test "$(count input_scale modelopt)" -gt 10
+rm -r "$T"/out/*
+what="calibration: layers that are never used have none, and weights stay what they are"
+run quantize "$models/dev" -o "$T/out/modelopt" --component transformer,vae
+expect_status 0
+run quantize "$models/dev" -o "$T/out/calibrated" --component transformer,vae --calib "$T/prompts"
+expect_status 0
+"$nibble" info "$T/out/calibrated/vae" --tensors >"$T/tensors"
+check grep -q " decoder.*to_q.input_scale " "$T/tensors"
+check grep -q " encoder.*to_q.weight_scale " "$T/tensors"
+check test "$(grep -c " encoder.*to_q.input_scale " "$T/tensors")" = 0
+check test "$(count input_scale modelopt)" = 0
+same=("${quick[@]}" --noise-dtype f32 --no-metadata)
+for model in modelopt calibrated; do
+    for compute in f32 a4; do
+        run image -m "$T/out/$model" -p cat -o "$T/out/$model-$compute.png" "${same[@]}" \
+            --compute $compute
+        expect_status 0
+    done
+done
+check cmp "$T/out/modelopt-f32.png" "$T/out/calibrated-f32.png"
+check test "$(cmp -s "$T/out/modelopt-a4.png" "$T/out/calibrated-a4.png" || echo differs)" = differs
+rm -r "$T"/out/*
 
 what="input and output"
 refused 66 "no such component" -- quantize "$models/dev" -o "$T/out/a" --component unet

@@ -63,6 +63,14 @@ static double mean_square(const nb_stored *t, int64_t column)
     return sum / (double)rows;
 }
 
+static float largest(const nb_stored *t)
+{
+    const float *x = t->data;
+    float largest = 0;
+    for (int64_t i = 0; i < nb_stored_count(t); i++) largest = fmaxf(largest, fabsf(x[i]));
+    return largest;
+}
+
 static void equals_a_dump(void **state)
 {
     struct fixture *f = *state;
@@ -87,8 +95,32 @@ static void equals_a_dump(void **state)
         double want = mean_square(states, i);
         assert_true(fabs(seen[i] - want) <= 1e-5 * want);
     }
+    assert_true(nb_calibration_amax(c, "context_embedder", k) == largest(states));
+    assert_true(nb_calibration_amax(c, "context_embedder", k + 1) == 0);
+    assert_true(nb_calibration_amax(c, "x_embedder.", k) == 0);
     nb_safetensors_close(dump);
     nb_calibration_destroy(c);
+}
+
+/* Of several prompts the largest counts. */
+static void amax_of_all_prompts(void **state)
+{
+    struct fixture *f = *state;
+    const char *prompts[] = {"a cat", "a dog under a tree"};
+    nb_calibration *of[3];
+    float amax[3];
+    const nb_pipeline_info *info = nb_pipeline_get_info(f->pipeline);
+    for (int i = 0; i < 3; i++) {
+        nb_txt2img_request r = small_request();
+        r.seed += i == 1; /* the second of both has the next seed */
+        assert_int_equal(nb_calibrate(f->pipeline, f->stream, &r, &prompts[i % 2],
+                                      i == 2 ? 2 : 1, NULL, NULL, &of[i]),
+                         NB_OK);
+        amax[i] = nb_calibration_amax(of[i], "context_embedder", info->t5.d_model);
+        nb_calibration_destroy(of[i]);
+    }
+    assert_true(amax[0] > 0 && amax[1] > 0 && amax[0] != amax[1]);
+    assert_true(amax[2] == fmaxf(amax[0], amax[1]));
 }
 
 static void every_layer_is_seen(void **state)
@@ -118,6 +150,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_a_dump),
+        cmocka_unit_test(amax_of_all_prompts),
         cmocka_unit_test(every_layer_is_seen),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

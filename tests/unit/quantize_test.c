@@ -451,9 +451,9 @@ static void test_refusals(void **state)
     const char *out = scratch_path(state, "out.safetensors");
     nb_stored plain = tensor("a.weight", NB_DTYPE_F32, 6, 32);
     nb_quantize_args args = args_of(write_tensors(in, &plain, 1), out);
-    args.target = (nb_quant_target){NB_QUANT_MXFP4, NB_FP4_COMFY, NB_FP4_MAX};
+    args.target = (nb_quant_target){.format = NB_QUANT_MXFP4, .dialect = NB_FP4_COMFY};
     assert_fails(run(&args), NB_E_USAGE, "comfy has no MXFP4");
-    args.target = (nb_quant_target){NB_QUANT_FP8, NB_FP4_MODELOPT, NB_FP4_SWEEP};
+    args.target = (nb_quant_target){.format = NB_QUANT_FP8, .method = NB_FP4_SWEEP};
     assert_fails(run(&args), NB_E_USAGE, "only NVFP4");
     args = args_of(in, in);
     assert_fails(run(&args), NB_E_USAGE, "is what is read");
