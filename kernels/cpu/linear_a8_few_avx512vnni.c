@@ -77,15 +77,19 @@ NB_ALWAYS_INLINE chunk load_coded(const coded *from, int64_t at)
 static void turn_blocks(__m512i q[4], const void *bytes, int high_first)
 {
     const __m512i order = _mm512_set4_epi32(0x0f0d0b09, 0x0e0c0a08, 0x07050301, 0x06040200);
-    const __m512i blocks =
-        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60);
-    _Alignas(64) int32_t turned[64];
-    for (int i = 0; i < 4; i++) {
-        __m512i four = _mm512_loadu_si512((const char *)bytes + 64 * i);
-        _mm512_store_si512(turned + 16 * i, _mm512_shuffle_epi8(four, order));
-    }
+    const __m512i first =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const __m512i last = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+    __m512i v[4];
     for (int i = 0; i < 4; i++)
-        q[i] = _mm512_i32gather_epi32(blocks, turned + (high_first ? i ^ 1 : i), 4);
+        v[i] = _mm512_shuffle_epi8(_mm512_loadu_si512((const char *)bytes + 64 * i), order);
+    for (int i = 0; i < 2; i++) { /* dwords 0 and 1 of all blocks, then 2 and 3 */
+        __m512i index = i ? last : first;
+        __m512i low = _mm512_permutex2var_epi32(v[0], index, v[1]);
+        __m512i high = _mm512_permutex2var_epi32(v[2], index, v[3]);
+        q[2 * i + high_first] = _mm512_shuffle_i64x2(low, high, 0x44);
+        q[2 * i + !high_first] = _mm512_shuffle_i64x2(low, high, 0xee);
+    }
 }
 
 static chunk load_decoded(const decoded *from, int64_t at, int high_first)
@@ -100,7 +104,7 @@ static void pack_chunk(char *out, const int8_t *q, const int32_t *shifts, int hi
 {
     const __m512i offset = _mm512_set1_epi8(-NB_A8_OFFSET);
     __m512i columns[4], sum = _mm512_setzero_si512();
-    turn_blocks(columns, q, high_first);
+    turn_blocks(columns, q, high_first != 0);
     for (int i = 0; i < 4; i++) {
         _mm512_store_si512(out + 64 * i, columns[i]);
         sum = _mm512_dpbusd_epi32(sum, offset, columns[i]);
@@ -186,11 +190,31 @@ NB_ALWAYS_INLINE void multiply(sums out, const coded rows[PAIR], const nb_a8_few
     }
 }
 
-/* The same of rows that are decoded before: what tables do not hold. Of rows that are not
- * there the last one takes the place. */
+/* The same of two rows that were decoded. */
+NB_ALWAYS_INLINE void multiply_pair(sums out, const decoded rows[PAIR], const nb_a8_few_span *s,
+                                    int r, int m)
+{
+    const int high_first = s->w->high_first != 0;
+    const char *x = s->x;
+    for (int group = 0; group * NB_A8_GROUP < s->count; group++) {
+        __m512i t[NB_FEW_ROWS][PAIR];
+        for (int i = 0; i < m; i++) t[i][0] = t[i][1] = _mm512_setzero_si512();
+        for (int i = 0; i < GROUP_CHUNKS; i++, x += m * CHUNK_BYTES) {
+            int64_t k = group * NB_A8_GROUP + i * COLUMNS;
+            chunk w[PAIR] = {load_decoded(&rows[0], k, high_first),
+                             load_decoded(&rows[1], k, high_first)};
+            add_chunk(t, w, x, m);
+        }
+        for (int i = 0; i < m; i++)
+            out[group][i][r / PAIR] = _mm512_add_epi32(_mm512_unpacklo_epi32(t[i][0], t[i][1]),
+                                                       _mm512_unpackhi_epi32(t[i][0], t[i][1]));
+    }
+}
+
+/* Rows that are decoded before: what tables do not hold. Of rows that are not there the last
+ * one takes the place. */
 static void multiply_decoded(sums out, float scales[][ROWS], const nb_a8_few_span *s, int r)
 {
-    const int m = s->m, high_first = s->w->high_first;
     decoded rows[PAIR];
     for (int j = 0; j < PAIR; j++) {
         float of_groups[NB_A8_DECODED_GROUPS] = {0};
@@ -199,22 +223,14 @@ static void multiply_decoded(sums out, float scales[][ROWS], const nb_a8_few_spa
                             .scales = of_groups,
                             .shifts = rows[j].shifts};
         int row = r + j < s->n_rows ? r + j : s->n_rows - 1;
-        memset(&rows[j], 0, sizeof rows[j]);
+        if (s->count < NB_A8_DECODED) memset(&rows[j], 0, sizeof rows[j]);
         nb_a8_decode_avx512vnni(s->w, s->row + row, s->k0, s->count, &to);
         for (int i = 0; i < NB_A8_DECODED_GROUPS; i++) scales[i][r + j] = of_groups[i];
     }
-    for (int group = 0; group * NB_A8_GROUP < s->count; group++) {
-        __m512i t[NB_FEW_ROWS][PAIR];
-        for (int i = 0; i < m; i++) t[i][0] = t[i][1] = _mm512_setzero_si512();
-        for (int i = group * GROUP_CHUNKS; i < (group + 1) * GROUP_CHUNKS; i++) {
-            chunk w[PAIR] = {load_decoded(&rows[0], i * COLUMNS, high_first),
-                             load_decoded(&rows[1], i * COLUMNS, high_first)};
-            add_chunk(t, w, (const char *)s->x + i * m * CHUNK_BYTES, m);
-        }
-        for (int i = 0; i < m; i++)
-            out[group][i][r / PAIR] = _mm512_add_epi32(_mm512_unpacklo_epi32(t[i][0], t[i][1]),
-                                                       _mm512_unpackhi_epi32(t[i][0], t[i][1]));
-    }
+    if (s->m == 1)
+        multiply_pair(out, rows, s, r, 1);
+    else
+        multiply_pair(out, rows, s, r, s->m);
 }
 
 /* The largest of each half of 4 vectors of bytes, in turn in the 4 dwords of its quarters. */
@@ -360,9 +376,11 @@ static void run_decoded(float *c, const nb_a8_few_span *s)
 {
     _Alignas(64) float scales[NB_A8_DECODED_GROUPS][ROWS];
     sums t;
-    for (int r = 0; r < s->n_rows && s->next_row + r < s->w->n; r++)
-        nb_a8_prefetch(s->w, s->next_row + r, s->next_k0, NB_A8_DECODED);
-    for (int r = 0; r < ROWS; r += PAIR) multiply_decoded(t, scales, s, r);
+    for (int r = 0; r < ROWS; r += PAIR) {
+        for (int i = r; i < r + PAIR && s->next_row + i < s->w->n; i++)
+            nb_a8_prefetch(s->w, s->next_row + i, s->next_k0, NB_A8_DECODED);
+        multiply_decoded(t, scales, s, r);
+    }
     finish(c, t, scales, s, s->m);
 }
 

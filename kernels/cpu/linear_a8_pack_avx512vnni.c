@@ -24,36 +24,40 @@ static __m512i largest_of_each(__m512i r[16])
                             _mm512_shuffle_i32x4(r[0], r[8], 0xdd));
 }
 
-/* Columns past the k-th, if any, count as zeros; masked loads read nothing of them. */
-NB_ALWAYS_INLINE __m512 load_block(const float *x, int64_t k, int block)
-{
-    int64_t left = k - block * NB_A8_BLOCK;
-    return _mm512_maskz_loadu_ps(left > 0 ? nb_first_lanes(left) : 0,
-                                 left > 0 ? x + block * NB_A8_BLOCK : x);
-}
-
 /* Exponents' fields of 16 blocks, a lane for each. */
-static __m512i fields_of(const float *x, int64_t k)
+static __m512i fields_of(const float *x)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i r[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++)
-        r[i] = _mm512_and_si512(_mm512_castps_si512(load_block(x, k, i)), magnitude);
+        r[i] = _mm512_and_si512(_mm512_loadu_si512(x + i * NB_A8_BLOCK), magnitude);
     return _mm512_max_epi32(_mm512_srli_epi32(largest_of_each(r), 23),
                             _mm512_set1_epi32(NB_A8_LEAST_FIELD));
 }
 
-void nb_a8_round_avx512(nb_a8_rounded *out, const float *x, int64_t k)
+/* 4 blocks times their factors, as bytes. */
+NB_ALWAYS_INLINE __m512i round4(const float *x, const float *ups)
+{
+    const __m512i in_order =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        q[i] = _mm512_cvtps_epi32(
+            _mm512_mul_ps(_mm512_loadu_ps(x + i * NB_A8_BLOCK), _mm512_set1_ps(ups[i])));
+    __m512i bytes =
+        _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+    bytes = _mm512_max_epi8(bytes, _mm512_set1_epi8(-NB_A8_MOST));
+    return _mm512_permutexvar_epi32(in_order, bytes);
+}
+
+/* Of NB_A8_GROUP columns. */
+static void round_whole(nb_a8_rounded *out, const float *x)
 {
     _Alignas(64) float ups[BLOCKS];
-    __m512i fields[BLOCKS / 16], most = _mm512_setzero_si512();
-    for (int i = 0; i < BLOCKS / 16; i++) {
-        int64_t left = k - i * 16 * NB_A8_BLOCK;
-        fields[i] = fields_of(left > 0 ? x + i * 16 * NB_A8_BLOCK : x, left);
-        most = _mm512_max_epi32(most, fields[i]);
-    }
-    int largest = _mm512_reduce_max_epi32(most);
+    __m512i fields[BLOCKS / 16] = {fields_of(x), fields_of(x + 16 * NB_A8_BLOCK)};
+    int largest = _mm512_reduce_max_epi32(_mm512_max_epi32(fields[0], fields[1]));
     __m512i least = _mm512_set1_epi32(largest - NB_A8_MOST_SHIFT);
     for (int i = 0; i < BLOCKS / 16; i++) {
         __m512i field = _mm512_max_epi32(fields[i], least);
@@ -66,12 +70,20 @@ void nb_a8_round_avx512(nb_a8_rounded *out, const float *x, int64_t k)
         memset(out->q, 0, sizeof out->q);
         return;
     }
-    for (int i = 0; i < BLOCKS; i++) {
-        __m512 scaled = _mm512_mul_ps(load_block(x, k, i), _mm512_set1_ps(ups[i]));
-        __m128i q = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
-        q = _mm_max_epi8(q, _mm_set1_epi8(-NB_A8_MOST));
-        _mm_store_si128((void *)(out->q + i * NB_A8_BLOCK), q);
+    for (int i = 0; i < BLOCKS; i += 4) {
+        __m512i q = round4(x + i * NB_A8_BLOCK, ups + i);
+        _mm512_store_si512(out->q + i * NB_A8_BLOCK, q);
     }
+}
+
+void nb_a8_round_avx512(nb_a8_rounded *out, const float *x, int64_t k)
+{
+    float padded[NB_A8_GROUP];
+    if (k < NB_A8_GROUP) {
+        memset(padded, 0, sizeof padded);
+        x = memcpy(padded, x, (size_t)k * sizeof *x);
+    }
+    round_whole(out, x);
 }
 
 /* -NB_A8_OFFSET times the sum of 4 bytes, added to `sum`. */
