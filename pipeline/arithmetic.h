@@ -9,12 +9,12 @@
  *
  *     weights                    bf16            a8              a4
  *     as trained (BF16)          60.8 dB, 196    as bf16         as bf16
- *     FP8                        50.8 dB, 196    50.5 dB, 196    as a8
+ *     FP8                        50.8 dB, 196    50.6 dB, 196    as a8
  *     Q8_0                       59.0 dB, 196    56.7 dB, 196
- *     NVFP4, four-over-six       42.2 dB, 197    42.3 dB, 197
+ *     NVFP4, four-over-six       42.2 dB, 197    42.1 dB, 197
  *     Q4_0                       42.2 dB, 196    42.2 dB, 196
- *     MXFP4                      39.5 dB, 195    39.3 dB, 195
- *     NVFP4, sweep               39.4 dB, 196    39.6 dB, 196    38.4 dB, 196
+ *     MXFP4                      39.5 dB, 195    39.5 dB, 195
+ *     NVFP4, sweep               39.4 dB, 196    39.3 dB, 196    38.4 dB, 196
  *
  * All pass, with the text encoders' weights rounded too (SVDQuant and GGUF's K types were not
  * drawn with); so speed decides, in this order:
