@@ -59,7 +59,8 @@ static const nb_option options[] = {
      .offset = AT(calib),
      .help = "a file of prompts, one a line, that IN, a picture pipeline, draws\n"
              "first: the scales of inputs that NVFP4 and FP8 have for 4- and 8-bit\n"
-             "arithmetic are then written, and the sweep weighs columns by inputs"},
+             "arithmetic are then written, and the sweep weighs columns by inputs;\n"
+             "inputs larger than any that were drawn are clipped: take a hundred"},
     {.name = "calib-size",
      .type = NB_OPTION_SIZE,
      .value = "WxH",

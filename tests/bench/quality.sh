@@ -31,7 +31,8 @@ if [ $# -eq 0 ]; then
         "MXFP4=--format mxfp4@a8" \
         "FP8=--format fp8@a8" \
         "FP8, text encoders too=--format fp8 --component $all@a8" \
-        "NVFP4, sweep=--method sweep@a4"
+        "NVFP4, sweep=--method sweep@a4" \
+        "NVFP4, sweep, calibrated=--method sweep --calib $W/calibration@a4"
 fi
 
 # 98 of 100
