@@ -23,7 +23,7 @@ enum {
     TASKS_PER_THREAD = 4, /* so that threads end together */
     MAX_ROWS = 16,        /* of a panel, in any instruction set */
     LINE = 64,
-    DECODE_AHEAD = 8,
+    DECODE_AHEAD = 24,
     SCALED_STRIDE = NB_A8_DEPTH + 16, /* of scaled rows of x: not a power of two */
 };
 static const int64_t MAX_PACKED_BYTES = 64 << 20;
@@ -138,11 +138,13 @@ static void decode_row(const struct block *b, const nb_a8_part *part, int64_t i,
     isa->decode(&part->w, b->n0 + i, k0, depth_at(part, k0), &out);
 }
 
+/* The last line too: in a file's bytes a piece begins anywhere in its first one. */
 static void prefetch_bytes(const void *data, int64_t begin, int64_t end)
 {
 #pragma GCC unroll 4
     for (int64_t at = begin; at < end; at += LINE)
         __builtin_prefetch((const char *)data + at, 0, 2);
+    __builtin_prefetch((const char *)data + end - 1, 0, 2);
 }
 
 void nb_a8_prefetch(const nb_weight *w, int64_t row, int64_t k0, int64_t count)

@@ -58,6 +58,9 @@ fi
 section "A picture of FLUX.1-schnell, 512x512, 4 steps, NVFP4" \
     "start to the first step at most 1 s, files in memory" "at most 9 GB with mapped weights" \
     "at most 5 % of a step outside linears, attention and convolutions"
+if [ -d "$work/sdcpp/nvfp4" ]; then # in memory, as if just written
+    find "$work/sdcpp/nvfp4" -name '*.safetensors' -exec cat {} + >/dev/null
+fi
 for compute in a8 bf16; do
     "$nibble" bench image -q --keep "$work/sdcpp/nvfp4" --compute "$compute" -r 1
 done
