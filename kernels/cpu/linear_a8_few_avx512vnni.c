@@ -406,12 +406,13 @@ RUN(8)
 
 void nb_a8_few_avx512vnni(float *c, const nb_a8_few_span *s)
 {
-    static nb_a8_few_fn *const nvfp4[] = {run_nvfp4_1, run_nvfp4_2, run_nvfp4_3, run_nvfp4_4,
-                                          run_nvfp4_5, run_nvfp4_6, run_nvfp4_7, run_nvfp4_8};
-    static nb_a8_few_fn *const mxfp4[] = {run_mxfp4_1, run_mxfp4_2, run_mxfp4_3, run_mxfp4_4,
-                                          run_mxfp4_5, run_mxfp4_6, run_mxfp4_7, run_mxfp4_8};
+    static nb_a8_few_fn *const runs[2][NB_FEW_ROWS] = {
+        {run_nvfp4_1, run_nvfp4_2, run_nvfp4_3, run_nvfp4_4, run_nvfp4_5, run_nvfp4_6,
+         run_nvfp4_7, run_nvfp4_8},
+        {run_mxfp4_1, run_mxfp4_2, run_mxfp4_3, run_mxfp4_4, run_mxfp4_5, run_mxfp4_6,
+         run_mxfp4_7, run_mxfp4_8}};
     if (s->w->dtype != NB_DTYPE_F4_E2M1X2 || s->count < NB_A8_DECODED)
         run_decoded(c, s);
     else
-        (s->w->scale_kind == NB_SCALE_NVFP4 ? nvfp4 : mxfp4)[s->m - 1](c, s);
+        runs[s->w->scale_kind == NB_SCALE_MXFP4][s->m - 1](c, s);
 }
