@@ -12,9 +12,14 @@
 
 enum { ALIGNMENT = 32, MOST = 1000 };
 
+/* Tensors, and what they are views of. */
 struct list {
     nb_stored tensors[MOST];
     int64_t n;
+    nb_checkpoint *files[MOST];
+    int n_files;
+    void *blocks[2 * MOST]; /* a name of each tensor, and values of some */
+    int n_blocks;
 };
 
 static void die(const char *what)
@@ -30,21 +35,35 @@ static void *must_alloc(size_t bytes)
     return data;
 }
 
+/* Until the list is freed. */
+static void *keep_alloc(struct list *list, size_t bytes)
+{
+    return list->blocks[list->n_blocks++] = must_alloc(bytes);
+}
+
+static void free_list(struct list *list)
+{
+    for (int i = 0; i < list->n_blocks; i++) free(list->blocks[i]);
+    for (int i = 0; i < list->n_files; i++) nb_checkpoint_close(list->files[i]);
+    free(list);
+}
+
 static void add(struct list *list, const char *prefix, const nb_stored *t)
 {
     size_t bytes = strlen(prefix) + strlen(t->name) + 1;
-    char *name = must_alloc(bytes);
     if (list->n == MOST) die("too many tensors");
+    char *name = keep_alloc(list, bytes);
     snprintf(name, bytes, "%s%s", prefix, t->name);
     list->tensors[list->n] = *t;
     list->tensors[list->n++].name = name;
 }
 
-/* Files stay open: the tensors are views of them. */
 static void add_file(struct list *list, const char *prefix, const char *path)
 {
     nb_checkpoint *c;
+    if (list->n_files == MOST) die("too many files");
     if (nb_checkpoint_open(path, &c)) die(path);
+    list->files[list->n_files++] = c;
     for (int64_t i = 0; i < nb_checkpoint_n_tensors(c); i++)
         add(list, prefix, nb_checkpoint_tensor(c, i));
 }
@@ -68,11 +87,11 @@ static uint32_t type_of(const nb_stored *t)
     return 0;
 }
 
-static void widen_vector(nb_stored *t)
+static void widen_vector(struct list *list, nb_stored *t)
 {
     int64_t n = nb_stored_count(t);
     if (t->rank > 1 || (t->dtype != NB_DTYPE_F16 && t->dtype != NB_DTYPE_BF16)) return;
-    float *values = must_alloc((size_t)n * sizeof *values);
+    float *values = keep_alloc(list, (size_t)n * sizeof *values);
     for (int64_t i = 0; i < n; i++) values[i] = nb_load_f32(t->dtype, t->data, i);
     t->dtype = NB_DTYPE_F32;
     t->data = values;
@@ -127,7 +146,7 @@ static void write_gguf(const char *path, struct list *list)
     put(f, STRING, 4);
     put_text(f, "sd");
     for (int64_t i = 0; i < list->n; i++) {
-        widen_vector(&list->tensors[i]);
+        widen_vector(list, &list->tensors[i]);
         drop_outer_ones(&list->tensors[i]);
         offset = describe(f, &list->tensors[i], offset);
     }
@@ -147,4 +166,5 @@ void pack(int n, char **arguments)
         write_gguf(path, list);
     else if (nb_safetensors_write(path, list->tensors, list->n, NULL))
         die(path);
+    free_list(list);
 }
