@@ -13,8 +13,9 @@
  *     };
  *     static nb_status run(void *values, const nb_parsed *parsed) { ... }
  *     const nb_command nb_command_count = {
- *         .name = "count", .summary = "count aloud", .usage = "[WORDS]", .bytes = sizeof(struct
- * count_options), .groups = {{"Counting", options, NB_COUNT(options)}, NB_MESSAGE_GROUP},
+ *         .name = "count", .summary = "count aloud", .usage = "[WORDS]",
+ *         .bytes = sizeof(struct count_options),
+ *         .groups = {{"Counting", options, NB_COUNT(options)}, NB_MESSAGE_GROUP},
  *         .examples = "nibble count --from 3\n", .run = run};
  *
  * The function returns a status; main prints the sentence of a failure and exits with its code.

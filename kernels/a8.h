@@ -5,9 +5,10 @@
  * Rows of x (after its column scales) and of W are cut into groups of 512 columns and these
  * into blocks of 16, the last ones shorter. Where a is a block's largest magnitude,
  *
- *     e = max(floor(log2(a)), -100) - 6               a / 2^e is less than 128, as a rule 64 or
- * more e = max(e, E)   with E = the largest e of the group - 4 q = round(x / 2^e), to nearest
- * even, at most 127 in magnitude s = e - E                                       0 ... 4
+ *     e = max(floor(log2(a)), -100) - 6    a / 2^e is less than 128, as a rule 64 or more
+ *     e = max(e, E)                        where E = the largest e of the group - 4
+ *     q = round(x / 2^e)                   to nearest even, at most 127 in magnitude
+ *     s = e - E                            0 ... 4
  *
  * so that x ~ q * 2^s * 2^E, where q and s are small integers and only 2^E is a float: sums
  * within a group are integers and shifts, exact in any order,

@@ -1,13 +1,20 @@
 /*
  * FLUX.1 transformer, one step: latents -> velocity.
  *
- *     temb = time(t) + guidance(g) + pooled(p)             every modulation =
- * Linear(silu(temb)) x    = [ context_embedder(text) ; x_embedder(latents) ]          text rows
- * first, always n_double times, text and image rows with weights of their own: n  = LN(x) (1 +
- * scale_a) + shift_a x += gate_a * out(attn(rope(rms(q n)), rope(rms(k n)), v n))     attention
- * over all rows n  = LN(x) (1 + scale_m) + shift_m x += gate_m * down(gelu(up n)) n_single
- * times, all rows with the same weights: n  = LN(x) (1 + scale) + shift x += gate * out([
- * attn(q n, k n, v n) ; gelu(mlp n) ]) velocity = proj_out(LN(image rows) (1 + scale) + shift)
+ *     temb = time(t) + guidance(g) + pooled(p)      every modulation = Linear(silu(temb))
+ *     x    = [ context_embedder(text) ; x_embedder(latents) ]      text rows first, always
+ *
+ *     n_double times, text and image rows with weights of their own:
+ *         n  = LN(x) (1 + scale_a) + shift_a
+ *         x += gate_a * out(attn(rope(rms(q n)), rope(rms(k n)), v n))      over all rows
+ *         n  = LN(x) (1 + scale_m) + shift_m
+ *         x += gate_m * down(gelu(up n))
+ *
+ *     n_single times, all rows with the same weights:
+ *         n  = LN(x) (1 + scale) + shift
+ *         x += gate * out([ attn(q n, k n, v n) ; gelu(mlp n) ])
+ *
+ *     velocity = proj_out(LN(image rows) (1 + scale) + shift)
  *
  * Traps: a modulation holds shift, scale, gate in this order, but the last one (norm_out) holds
  * scale, shift. LN has no weights and eps 1e-6. q and k are normalised per head before the

@@ -1,8 +1,9 @@
 /*
  * The names of LoRA files. A key is a prefix, a module and what the tensor is of the module:
  *
- *     transformer.transformer_blocks.0.attn.to_q .lora_A.weight      diffusers, PEFT,
- * ai-toolkit lora_unet_ double_blocks_0_img_attn_qkv .lora_down.weight      kohya's scripts
+ *     transformer. transformer_blocks.0.attn.to_q .lora_A.weight     diffusers, PEFT and
+ *                                                                    ai-toolkit
+ *     lora_unet_ double_blocks_0_img_attn_qkv .lora_down.weight      kohya's scripts
  *     diffusion_model. double_blocks.0.img_attn.qkv .lora_up.weight  ComfyUI
  *     double_blocks.0.img_attn.qkv .lora_B.weight                    BFL
  *     lora_transformer_ transformer_blocks_0_attn_to_q .alpha        OneTrainer

@@ -7,8 +7,8 @@
  *           finest, nearest x2 and a 3x3 convolution
  *     -> group norm, silu, conv_out -> about [-1, 1]
  *
- *     resnet: y = conv2(silu(gn2(conv1(silu(gn1(x)))))) + (conv_shortcut(x) where widths
- * differ)
+ *     resnet: y = conv2(silu(gn2(conv1(silu(gn1(x)))))) + x; where widths differ,
+ *           conv_shortcut(x) in place of x
  *
  * Traps: group norm has eps 1e-6 everywhere, and is over the whole picture, so a tiled decode
  * is another picture; the affine comes before zero padding; divide by scaling, then add shift.

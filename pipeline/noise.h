@@ -4,9 +4,10 @@
  *
  * CPU:  MT19937 seeded by the low 32 bits of the seed. n >= 16: 24-bit uniforms, Box-Muller in
  *       groups of 16 with the polynomials of torch's AVX2 kernel (x86-64 builds of torch;
- * others use libm and differ in the last bit). n < 16: Box-Muller in F64, whose second value is
- * kept for the next such draw. CUDA: Philox4x32-10; values depend on n and on the number of
- * multiprocessors. The device's fast sine differs from ours in the last bits.
+ *       others use libm and differ in the last bit). n < 16: Box-Muller in F64, whose second
+ *       value is kept for the next such draw.
+ * CUDA: Philox4x32-10; values depend on n and on the number of multiprocessors. The device's
+ *       fast sine differs from ours in the last bits.
  *
  * Values come out as F32, after rounding to the type that is asked for. One thread.
  */

@@ -3,8 +3,9 @@
  * F32. Esser et al. 2024 (shift of the noise level with the resolution).
  *
  *     s_i = linspace(1, 1/N, N)  ->  shift, static or by the number of image tokens  -> sigma_i
- *     sigma_N = 0;  x += (sigma_{i+1} - sigma_i) * v(x, t_i);  t_i = (1000 sigma_i) / 1000, all
- * F32
+ *     sigma_N = 0;  x += (sigma_{i+1} - sigma_i) * v(x, t_i);  t_i = (1000 sigma_i) / 1000
+ *
+ * All in F32.
  */
 #ifndef NB_PIPELINE_SCHEDULE_H
 #define NB_PIPELINE_SCHEDULE_H

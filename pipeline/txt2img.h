@@ -3,8 +3,8 @@
  * default", which nb_txt2img_resolve fills in. Pictures are handed out one by one as they are
  * finished, as pixels with their recipe; nb_picture_write makes a PNG of one.
  *
- *     tokenize -> CLIP, T5 (then closed) -> noise -> per picture: steps of the transformer,
- * Euler in F32 -> VAE -> (x/2 + 1/2) clamped -> pixels
+ *     tokenize -> CLIP, T5 (then closed) -> noise -> for each picture:
+ *         steps of the transformer, Euler in F32 -> VAE -> (x/2 + 1/2) clamped -> pixels
  *
  * All memory is the stream's arena and is given back to it at the end of the call. A raised
  * stop flag ends the call with E_STOPPED. Text states, latents or pixels that are NaN or

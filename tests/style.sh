@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # style.sh [CHECKOUT]: the rules that a machine can check, one line for each offence.
 #   - includes follow kernels <- models <- text <- pipeline <- cli and are rooted at the checkout
-#   - a source file has at most 1,000 lines
+#   - a source file has at most 1,000 lines of at most 96 columns (the format leaves comments alone)
 #   - clang-format 14 (Debian 12's) would change nothing; other versions format otherwise, so
 #     without that one this check is left out, and said so
 #   - at the top level stand only the folders and files that the layout names
@@ -85,6 +85,9 @@ check_length() {
         lines=$(wc -l <"$file")
         [ "$lines" -le 1000 ] || offend "$file: $lines lines, at most 1000 are wanted"
     done < <(sources "${folders[@]}" tests)
+    offend_each "longer than 96 columns" < <(
+        sources "${folders[@]}" tests | LC_ALL=C.UTF-8 xargs -r grep -HnE '^.{97}'
+    )
 }
 
 check_calls() {

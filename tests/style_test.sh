@@ -48,6 +48,8 @@ printf '#include "kernels/none.h"\n' >"$here/tree/kernels/e.c"
 expect 'does not exist: kernels/none.h'
 printf '\n%.0s' {1..1001} >"$here/tree/text/e.c"
 expect 'text/e.c: 1001 lines'
+printf '/* %0100d */\n' 0 >"$here/tree/text/e.c"
+expect 'longer than 96 columns: text/e.c:1:'
 mkdir "$here/tree/scripts"
 expect 'top level: scripts does not belong there'
 for call in strcpy sprintf atoi strtok rand; do

@@ -1,19 +1,23 @@
 /*
  * The body of fast attention, compiled once for each instruction set. The file that includes it
  * has included a vec_*.h and defined
- *     PAIR                      operands per 32-bit word along the summed dimension: 1 F32, 2
- * BF16 word, load_word(p)        a word in all lanes step(acc, word, vec)      acc += word *
- * vec, lane by lane load_words(p, n, round)   words of up to LANES * PAIR neighbours in memory,
- * n of them there join(a, b, round)         words of a (and b, for PAIR 2), lane by lane
+ *
+ *     PAIR                      operands per 32-bit word along the summed dimension: 1 of F32,
+ *                               2 of BF16
+ *     word, load_word(p)        a word in all lanes
+ *     step(acc, word, vec)      acc += word * vec, lane by lane
+ *     load_words(p, n, round)   words of up to LANES * PAIR neighbours in memory, n of them
+ *                               there
+ *     join(a, b, round)         words of a (and b, for PAIR 2), lane by lane
  *
  * Lanes are queries. A task is one head and up to QUERIES queries; it walks over the keys in
  * blocks of KEYS, and both products are the same kernel, C[rows][lanes] += A[rows] B[lanes]
  * with A broadcast from panels of ROWS rows and B in registers:
  *
- *     scores [keys][queries]  = K panels [words of D][8 keys]        x  Q' [words of
- * D][queries] probabilities           = exp(scores - running maximum), by lanes: no sums across
- * lanes out'   [D][queries]     = out' * exp(old - new maximum)
- *                             + V panels [words of keys][8 of D]     x  probabilities
+ *     scores [keys][queries]  = K panels [words of D][8 keys] x Q' [words of D][queries]
+ *     probabilities           = exp(scores - running maximum), by lanes: no sums across lanes
+ *     out'   [D][queries]     = out' * exp(old - new maximum)
+ *                             + V panels [words of keys][8 of D] x probabilities
  *
  * K and V are packed into panels once, for as many heads as fit into GROUP_BYTES. Every lane
  * sees the same operations in the same order wherever it stands in its block, and blocks of

@@ -5,9 +5,10 @@
  *     each tensor of expected.safetensors   |a - b| <= 1e-4 of the expected tensor's range;
  *                                           sigmas 1e-6; noise and latents.0 bit for bit
  *     the pictures                          1/255 a channel, and all but 3 % of the channels
- * equal: truncating instead of rounding stays within 1/255 the prompt's token ids exactly, by
- * `nibble tokenize` One line for each, with the error. Exit status 0 only if all are there and
- * all agree.
+ *                                           equal: truncating instead of rounding stays
+ *                                           within 1/255
+ *     the prompt's token ids                exactly, by `nibble tokenize`
+ * One line for each, with the error. Exit status 0 only if all are there and all agree.
  */
 #include <dirent.h>
 #include <jansson.h>
