@@ -9,13 +9,12 @@
 
 #include "cli/common.h"
 
-const char *nb_build(void)
-{
 #if defined(__clang__)
 #define COMPILER "clang " __clang_version__
 #else
 #define COMPILER "gcc " __VERSION__
 #endif
+
 #if defined(__SANITIZE_ADDRESS__)
 #define KIND "with sanitizers"
 #elif defined(__OPTIMIZE__)
@@ -23,6 +22,9 @@ const char *nb_build(void)
 #else
 #define KIND "not optimised"
 #endif
+
+const char *nb_build(void)
+{
     return COMPILER ", " KIND;
 }
 

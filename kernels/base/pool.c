@@ -33,12 +33,12 @@ struct nb_pool {
     struct worker workers[];
 };
 
-static void relax(void)
-{
+/* Tells the processor that a thread only waits. */
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+#define RELAX() __builtin_ia32_pause()
+#else
+#define RELAX() ((void)0)
 #endif
-}
 
 static void take_tasks(nb_pool *p, int thread)
 {
@@ -53,7 +53,7 @@ static int join_round(nb_pool *p, unsigned *seen)
 {
     for (int i = 0; i < SPINS; i++) {
         if (atomic_load_explicit(&p->round, memory_order_relaxed) != *seen) break;
-        relax();
+        RELAX();
     }
     pthread_mutex_lock(&p->lock);
     while (!p->quit && !(p->open && atomic_load(&p->round) != *seen))
@@ -114,7 +114,7 @@ void nb_pool_destroy(nb_pool *p)
 /* No task is left: closes the job and waits for the workers that are still at one. */
 static void close_round(nb_pool *p)
 {
-    for (int i = 0; i < SPINS && atomic_load(&p->inside) > 0; i++) relax();
+    for (int i = 0; i < SPINS && atomic_load(&p->inside) > 0; i++) RELAX();
     pthread_mutex_lock(&p->lock);
     p->open = 0;
     while (atomic_load(&p->inside) > 0) pthread_cond_wait(&p->finished, &p->lock);
