@@ -12,26 +12,9 @@
 #include "kernels/base/cpu.h"
 #include "kernels/base/rng.h"
 #include "kernels/fp4.h"
+#include "tests/unit/stream.h"
 
 enum { ROWS = 256, K = 4096 };
-
-static nb_device *device;
-static nb_stream *stream;
-
-static int open_all(void **state)
-{
-    (void)state;
-    return nb_device_open_cpu(nb_cpu_caps(), &device) ||
-           nb_stream_create(device, NB_COMPUTE_F32, 2, NULL, &stream);
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    nb_stream_destroy(stream);
-    nb_device_close(device);
-    return 0;
-}
 
 /* Nearest by distance; of two equally near ones the even code. */
 static unsigned nearest(double value)

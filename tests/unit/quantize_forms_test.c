@@ -18,29 +18,13 @@
 #include "models/quant_source.h"
 #include "models/quantize.h"
 #include "tests/unit/scratch.h"
+#include "tests/unit/stream.h"
 
 #define NUNCHAKU_FP4  "golden/flux/models/nunchaku/svdq-fp4_r16-flux.1-dev.safetensors"
 #define NUNCHAKU_INT4 "golden/flux/models/nunchaku/svdq-int4-flux.1-dev"
 #define GGUF          "golden/flux/models/gguf/flux1-dev.gguf"
 
-static nb_device *device;
-static nb_stream *stream;
 static nb_quantize_result result;
-
-static int open_all(void **state)
-{
-    (void)state;
-    return nb_device_open_cpu(nb_cpu_caps(), &device) ||
-           nb_stream_create(device, NB_COMPUTE_F32, 2, NULL, &stream);
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    nb_stream_destroy(stream);
-    nb_device_close(device);
-    return 0;
-}
 
 static nb_status convert(const char *in, const char *out, nb_quant_format format,
                          nb_fp4_rule dialect, const char *keep)

@@ -16,25 +16,9 @@
 #include "models/packed.h"
 #include "models/quantize.h"
 #include "tests/unit/scratch.h"
+#include "tests/unit/stream.h"
 
-static nb_device *device;
-static nb_stream *stream;
 static nb_quantize_result result;
-
-static int open_all(void **state)
-{
-    (void)state;
-    return nb_device_open_cpu(nb_cpu_caps(), &device) ||
-           nb_stream_create(device, NB_COMPUTE_F32, 2, NULL, &stream);
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    nb_stream_destroy(stream);
-    nb_device_close(device);
-    return 0;
-}
 
 /* ---- a calibration ---- */
 

@@ -55,6 +55,17 @@ static inline void scratch_write_text(const char *path, const char *text)
     scratch_write(path, text, strlen(text));
 }
 
+/* The same of a text whose ' stand for ", in the test's folder. */
+static inline void scratch_write_json(void **state, const char *name, const char *text)
+{
+    char *copy = strdup(text);
+    assert_non_null(copy);
+    for (char *c = copy; *c; c++)
+        if (*c == '\'') *c = '"';
+    scratch_write_text(scratch_path(state, name), copy);
+    free(copy);
+}
+
 /* A safetensors file of that header and `data_bytes` bytes 0, 1, 2 ... of data, to be freed. */
 static inline unsigned char *safetensors_bytes(const char *header, size_t data_bytes,
                                                size_t *bytes)
